@@ -1,0 +1,40 @@
+"""Writing a file so that it is either the old one or the new one, never a part of either."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path`: temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    A crash, a kill or a full disk at any point leaves the previous file as it was.
+
+    Raises:
+        OSError: the folder is missing, read-only or full; the temporary file is gone again.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if os.name == "posix":  # the rename itself must survive a power loss; other systems cannot open folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def printable(text: object) -> str:
+    """Returns `text` on one line, with control characters and undecodable bytes escaped, fit for a message."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
