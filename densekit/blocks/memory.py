@@ -1,0 +1,21 @@
+"""The policies by which a dense block spends training memory."""
+
+from __future__ import annotations
+
+from densekit.errors import ConfigError, suggest
+
+MEMORY_POLICIES = {
+    "speed": "keep every activation that autograd asks for; nothing is computed twice",
+}
+
+
+def check_memory(memory: str) -> str:
+    """Returns `memory` if it names a policy.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if memory not in MEMORY_POLICIES:
+        known = ", ".join(MEMORY_POLICIES)
+        raise ConfigError(f"memory={memory!r}: not a memory policy{suggest(memory, MEMORY_POLICIES)} (known: {known})")
+    return memory
