@@ -1,0 +1,126 @@
+"""SRDenseNet: dense blocks, densely connected, and transposed convolutions."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from densekit.blocks import ConvLayer, DenseBlock, init_he_normal_, radius
+from densekit.blocks.layers import layer_radii
+from densekit.blocks.upsample import shuffle_stages
+from densekit.errors import ConfigError
+
+
+class SRDenseBlock(nn.Module):
+    """The dense block of SRDenseNet: only its first convolution sees the block's input.
+
+    Shapes: (B, in_channels, H, W) -> (B, num_layers growth_rate, H, W), its new maps only.
+    """
+
+    def __init__(self, in_channels: int, num_layers: int, growth_rate: int, *, memory: str = "speed") -> None:
+        super().__init__()
+        self.first = ConvLayer(in_channels, growth_rate)
+        self.dense = DenseBlock(
+            growth_rate, num_layers - 1, growth_rate, lambda channels: ConvLayer(channels, growth_rate), memory=memory
+        )
+        self.radius = self.first.radius + sum(layer_radii(self.dense))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(self.first(x))
+
+
+class SRDenseNet(nn.Module):
+    """SRDenseNet, variant "All": every block sees the low-level features and the outputs of all blocks before it.
+
+    The network of the paper is the default, with the biases of yjn870/SRDenseNet-pytorch (2,659,585 parameters);
+    `deconv_size=2, bottleneck_activation=False, tail_bias=False` is twtygqyy/pytorch-SRDenseNet (2,003,456).
+
+    Args:
+        scale: 2, 3, 4 or 8: transposed convolutions of stride 2, or one of stride 3.
+        in_channels: of the images; 1 for the luma channel Y, as in the paper.
+        out_channels: of the images; as many as go in if None.
+        num_features: maps of the first convolution.
+        num_blocks: dense blocks.
+        num_layers: convolutions of a dense block.
+        growth_rate: maps each of them adds.
+        bottleneck_features: maps that all those are reduced to before they are enlarged.
+        bottleneck_activation: whether a ReLU follows that 1x1 convolution.
+        deconv_size: kernel of the transposed convolutions, at least their stride.
+        tail_bias: whether bottleneck, transposed convolutions and reconstruction have biases.
+        memory: training memory policy of the dense blocks, see `DenseBlock`.
+
+    Shapes: (B, in_channels, H, W) in 0..1 -> (B, out_channels, scale H, scale W), not clamped.
+
+    Raises:
+        ConfigError: an unknown scale, or a kernel that leaves gaps.
+
+    Source: Tong et al., Image Super-Resolution Using Dense Skip Connections (ICCV 2017).
+    """
+
+    multiple_of = 1
+
+    def __init__(
+        self,
+        scale: int = 4,
+        *,
+        in_channels: int = 1,
+        out_channels: int | None = None,
+        num_features: int = 128,
+        num_blocks: int = 8,
+        num_layers: int = 8,
+        growth_rate: int = 16,
+        bottleneck_features: int = 256,
+        bottleneck_activation: bool = True,
+        deconv_size: int = 3,
+        tail_bias: bool = True,
+        memory: str = "speed",
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.bottleneck_activation = bottleneck_activation
+        self.low_level = ConvLayer(in_channels, num_features)
+        # Blocks are connected as the layers of a block are, so they are the layers of one.
+        self.blocks = DenseBlock(
+            num_features,
+            num_blocks,
+            num_layers * growth_rate,
+            lambda channels: SRDenseBlock(channels, num_layers, growth_rate, memory=memory),
+            memory=memory,
+        )
+        self.bottleneck = nn.Conv2d(self.blocks.out_channels, bottleneck_features, 1, bias=tail_bias)
+        self.deconvs = nn.ModuleList()
+        steps = [(r, Fraction(1)) for r in [self.low_level.radius, *layer_radii(self.blocks)]]
+        resolution = Fraction(1)
+        for stride in shuffle_stages(scale):
+            if deconv_size < stride:
+                raise ConfigError(
+                    f"deconv_size={deconv_size} leaves gaps at stride {stride}: expected {stride} or more"
+                )
+            padding = (deconv_size - stride + 1) // 2
+            self.deconvs.append(
+                nn.ConvTranspose2d(
+                    bottleneck_features,
+                    bottleneck_features,
+                    deconv_size,
+                    stride=stride,
+                    padding=padding,
+                    output_padding=stride - deconv_size + 2 * padding,
+                    bias=tail_bias,
+                )
+            )
+            resolution *= stride
+            steps.append((max(padding, deconv_size - 1 - padding), resolution))
+        out_channels = in_channels if out_channels is None else out_channels
+        self.reconstruction = nn.Conv2d(bottleneck_features, out_channels, 3, padding=1, bias=tail_bias)
+        self.receptive_field = radius([*steps, (1, resolution)])
+        init_he_normal_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bottleneck(self.blocks(self.low_level(x)))
+        if self.bottleneck_activation:
+            x = F.relu(x, inplace=True)
+        for deconv in self.deconvs:
+            x = F.relu(deconv(x), inplace=True)
+        return self.reconstruction(x)
