@@ -261,7 +261,7 @@ def test_blending_keeps_a_pointwise_network(height, width, tile_size, multiple_o
 
 
 def test_a_constant_image_stays_constant_whatever_the_overlap():
-    x = torch.full((1, 1, 50, 61), 0.7)
+    x = torch.full((1, 1, 33, 38), 0.7)
     for tile_size in (16, 25, 64):
         for overlap in (0, 1, 8, 13):
             y = run_blended(lambda tile: tile, x, num_outputs=1, tile_size=tile_size, overlap=overlap)
@@ -319,8 +319,24 @@ def test_windows_that_do_not_fit_are_run_in_pieces_and_none_is_missing(error):
         limited, x, num_outputs=2, tile_size=256, overlap=64, on_tile=lambda done, total: calls.append((done, total))
     )
     assert relative_error(y, x.square()) <= 1e-6
-    assert limited.refused == 2
+    assert limited.refused == 2  # 256 and 128 pixels
+    # Pieces of 64 overlap by 32: 3 x 2 pieces of 128 of the first window, 3 x 3 of each; 7 x 4 of the second window.
+    assert limited.served == len(calls) == 3 * 2 * 3 * 3 + 7 * 4
     assert calls[-1][0] == calls[-1][1]
+
+
+def test_pieces_of_a_whole_image_overlap_too():
+    x = random_image(60, 100, torch.float32)
+    limited = LimitedNet(lambda tile: tile, 70 * 70, MemoryError())
+    y = run_blended(limited, x, num_outputs=2, tile_size=None, overlap=32)
+    assert (limited.refused, limited.served) == (1, 3)  # columns 0-64, 32-96 and 36-100
+    torch.testing.assert_close(y, x)
+
+
+def test_pieces_never_get_smaller_than_the_grid():
+    limited = LimitedNet(lambda x: x, 1, MemoryError())
+    with pytest.raises(DeviceError, match="does not fit cpu memory even at tile 96"):
+        run_exact(limited, random_image(200, 100), scale=1, halo=0, tile_size=None, multiple_of=96)
 
 
 def test_pieces_of_a_tile_stay_on_the_grid():
@@ -410,7 +426,7 @@ def test_a_real_memory_limit_gives_the_same_result():
         print(len(pixels), float((y - expected).abs().max() / expected.abs().max()))
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=280, check=True
     )
     calls, error = done.stdout.split()
     assert int(calls) > 4, "the limit did not bind"
