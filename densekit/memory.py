@@ -42,7 +42,7 @@ def activation_bytes_per_pixel(module: nn.Module, in_channels: int = 3) -> float
     """
     weight = next(module.parameters())
     multiple_of = getattr(module, "multiple_of", 1)
-    size = -(-32 // multiple_of) * multiple_of
+    size = -(-max(32, getattr(module, "min_size", 1)) // multiple_of) * multiple_of
     owned = [*module.parameters(), *module.buffers()]
     with torch.no_grad(), _LiveBytes(owned) as live:
         module(torch.rand(1, in_channels, size, size, device=weight.device, dtype=weight.dtype))
@@ -56,6 +56,11 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self.known = weakref.WeakSet(tensor.untyped_storage() for tensor in owned)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keeps torch from importing its compiler for this mode, which costs 2 s; an older torch does not ask."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
