@@ -1,0 +1,110 @@
+"""What the predict commands of both tasks do alike."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from densekit import __version__
+from densekit.cards import card_from, read_bytes, split_header, verify_seal
+from densekit.cli.batch import text_of
+from densekit.errors import ConfigError
+from densekit.files import printable
+from densekit.image import MAX_PIXELS, Picture, read_image
+from densekit.pretrained import WEIGHTS, find_weights, trained_cards
+
+if TYPE_CHECKING:
+    from densekit.predict import Segmenter, Upscaler
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint whose bytes are known to be those that were written.
+
+    Attributes:
+        name: as in messages: an embedded model's name, or a path.
+        path: the file.
+        sha256: its seal.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+
+    def announce(self, model: Upscaler | Segmenter) -> None:
+        """Prints on stderr what any report of a fault has to begin with."""
+        import torch
+
+        origin = "embedded" if self.path.parent == WEIGHTS else "file"
+        threads = f", {torch.get_num_threads()} threads" if model.device.type == "cpu" else ""
+        click.echo(
+            f"densekit {__version__}  {printable(self.name)} ({origin}, sha256 ok)  "
+            f"{model.device}{threads}, {model.precision}",
+            err=True,
+        )
+
+    def record(self, model: Upscaler | Segmenter) -> dict[str, Any]:
+        """Returns what every line of `--json` says about the model."""
+        return {
+            "model": text_of(Path(self.name)),
+            "model_sha256": self.sha256,
+            "device": str(model.device),
+            "precision": model.precision,
+        }
+
+
+def find_model(name_or_path: str | None, task: str) -> Weights:
+    """Returns the weights of a model of `task`; imports no torch.
+
+    Raises:
+        ConfigError: none given, no such model, or one of another task.
+        CheckpointError: missing, damaged or foreign.
+    """
+    known = ", ".join(name for name, card in trained_cards().items() if card.task == task) or "none in this package"
+    if name_or_path is None:
+        raise ConfigError(f"{task} predict needs a model: -m NAME ({known}) or -m FILE.safetensors")
+    path = find_weights(name_or_path)
+    source = printable(name_or_path)
+    data = read_bytes(path)
+    start, description = split_header(data, source)
+    sha256 = verify_seal(data, start, source)
+    card = card_from(description, source)
+    if card.task != task:
+        raise ConfigError(
+            f"{source}: a model of task {printable(card.task)}, not {task}; models of task {task}: {known}"
+        )
+    return Weights(name_or_path, path, sha256)
+
+
+def read_picture(path: Path, max_pixels: int | None, first_frame: bool) -> Picture:
+    """Returns the picture in a file.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return read_image(path, max_pixels=max_pixels or MAX_PIXELS, first_frame=first_frame)
+
+
+def measures(picture: Picture, scale: int, tile: int | None, overlap: int, began: float) -> dict[str, Any]:
+    """Returns what every line of `--json` says about the work: pixels (width, height), tile or null, and seconds.
+
+    `began` is a reading of `time.monotonic`.
+    """
+    return {
+        "size_in": [picture.width, picture.height],
+        "size_out": [picture.width * scale, picture.height * scale],
+        "tile": tile,
+        "overlap": overlap if tile else 0,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def describe_measures(record: dict[str, Any]) -> str:
+    """Returns the same for people."""
+    sizes = dict.fromkeys(f"{width}x{height}" for width, height in (record["size_in"], record["size_out"]))
+    tiles = f"tile {record['tile']} + {record['overlap']}" if record["tile"] else "whole"
+    return f"{' -> '.join(sizes)}  {tiles}  {record['seconds']:.1f} s"

@@ -1,0 +1,109 @@
+"""`densekit sr`: super-resolution."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from densekit.cli.options import predict_options
+from densekit.cli.process import tune_allocator
+from densekit.cli.train import run_training, train_options
+
+if TYPE_CHECKING:
+    from densekit.cli.batch import Done, OnTile
+    from densekit.cli.plan import Job
+    from densekit.predict.tiles import Tile
+
+DEFAULT_MODEL = "rdn-tiny-x4"
+
+
+@click.group()
+def sr() -> None:
+    """Super-resolution: larger pictures; predict and train."""
+
+
+@sr.command()
+@predict_options(
+    model_help=f"Name of a trained model (see densekit models) or a .safetensors file [default: {DEFAULT_MODEL}].",
+    out_help="Folder for the results, or the result itself for one input [default: beside each input].",
+)
+@click.option("--self-ensemble", is_flag=True, help="Mean over 8 flips and turns: 8 times the work, a little better.")
+@click.option("--compare", is_flag=True, help="Also write NAME_compare.png: before, bicubic and after side by side.")
+@click.pass_obj
+def predict(
+    debug: bool,
+    inputs: tuple[str, ...],
+    out: str | None,
+    model: str | None,
+    tile: Tile,
+    device: str,
+    precision: str,
+    overwrite: bool,
+    first_frame: bool,
+    max_pixels: int | None,
+    as_json: bool,
+    self_ensemble: bool,
+    compare: bool,
+) -> int:
+    """Enlarges pictures: files, folders with all below them, and quoted patterns like 'photos/*.jpg'.
+
+    photo.jpg becomes photo_x4.jpg; a format that cannot hold the result becomes .png or .tif. Below -o the tree of a
+    folder is kept. Every output is planned, and clashes are refused, before the first picture is computed; one that
+    cannot be read does not stop the others. A folder is taken as it is, results of an earlier run among its pictures
+    included: write them elsewhere with -o.
+    """
+    from densekit.cli.plan import Ending, find_inputs, plan
+    from densekit.cli.predict import describe_measures, find_model, measures, read_picture
+
+    files = find_inputs(inputs)
+    weights = find_model(model or DEFAULT_MODEL, "sr")
+    tune_allocator()
+
+    from densekit.cli.batch import Done, run_batch, text_of, writing
+    from densekit.image import Picture, write_image
+    from densekit.predict import Upscaler, load
+    from densekit.predict.compare import compare as side_by_side
+    from densekit.predict.tiles import check_tile
+
+    check_tile(tile)
+    upscaler = load(weights.path, device=device, precision=precision)
+    assert isinstance(upscaler, Upscaler)
+    scale, overlap = upscaler.scale, int(upscaler.net.receptive_field)  # type: ignore[arg-type]
+    endings = [Ending(f"_x{scale}"), Ending("_compare", ".png")][: 1 + compare]
+    planned = plan(files, out, endings, overwrite=overwrite)
+    weights.announce(upscaler)
+
+    def work(job: Job, on_tile: OnTile) -> Done:
+        began = time.monotonic()
+        picture = read_picture(job.source, max_pixels, first_frame)
+        outputs = [planned.settle(job, picture), *job.outputs[1:]]
+        side = upscaler.choose_tile(picture.height, picture.width, tile)
+        result = upscaler.upscale_picture(picture, tile=side or "off", self_ensemble=self_ensemble, on_tile=on_tile)
+        compared = Picture(side_by_side(picture, result, scale)) if compare else None
+        with writing(*outputs):
+            lost = write_image(outputs[0], result)
+            if compared:
+                write_image(outputs[1], compared)
+        record = {
+            "scale": scale,
+            "compare": text_of(outputs[1]) if compare else None,
+            **weights.record(upscaler),
+            **measures(picture, scale, side, overlap, began),
+        }
+        return Done(outputs, describe_measures(record), record, [*result.warnings, *lost])
+
+    return run_batch(planned.jobs, work, as_json=as_json, debug=debug)
+
+
+@sr.command()
+@train_options
+def train(name: str, overrides: tuple[str, ...], run_dir: str | None, resume: bool, device: str) -> None:
+    """Trains a super-resolution network.
+
+    CONFIG is a YAML file or the name of a shipped config, such as sr/rdn_tiny_x2; KEY=VALUE changes one key of it, such
+    as train.seed=1. Prints the path of the weights of the last step; the best ones by the validation figure are in
+    best.safetensors beside it.
+    """
+    run_training("sr", name, overrides, run_dir, resume=resume, device=device)
