@@ -1,0 +1,102 @@
+"""What both tasks do alike."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from densekit.checkpoint import load_model
+from densekit.config import Config
+from densekit.datasets.draws import Draws
+from densekit.datasets.masks import MaskedImages
+from densekit.datasets.pairs import Pairs
+from densekit.errors import CheckpointError, ConfigError
+from densekit.files import printable
+from densekit.models import create_model
+from densekit.pretrained import find_weights
+
+
+def check_network(config: Config, scale: int, out_channels: int) -> None:
+    """Builds the network of a config without its memory, and refuses one that is not for RGB crops of this task.
+
+    Raises:
+        ConfigError: no such network, an argument it does not take, or crops that it does not map to
+            (B, out_channels, scale crop, scale crop).
+    """
+    name, size = config.model.name, config.train.crop_size
+    try:
+        with torch.device("meta"):
+            net = create_model(name, **config.model.kwargs).to("meta").eval()
+            result = net(torch.empty(1, 3, size, size))
+    except ConfigError:
+        raise
+    except Exception as error:  # each constructor and layer has its own kind
+        raise ConfigError(
+            f"model {name}: cannot be built, or cannot take RGB crops of {size}x{size} (train.crop_size): "
+            f"{printable(error)}"
+        ) from error
+    wanted = (1, out_channels, scale * size, scale * size)
+    if not isinstance(result, Tensor) or result.shape != wanted:
+        found = tuple(result.shape) if isinstance(result, Tensor) else "a list of features"
+        raise ConfigError(
+            f"model {name}: makes {found} of a crop (1, 3, {size}, {size}), but task {config.task} needs {wanted}; "
+            "choose another network or other arguments"
+        )
+
+
+def new_model(config: Config) -> nn.Module:
+    """Returns the network a config names, with weights from `train.seed` or from `train.initial_weights`.
+
+    From the initial weights comes every tensor of the same name and shape; the rest stays random, so that a x4 network
+    may start from a x2 one.
+
+    Raises:
+        ConfigError: no such network, or an argument it does not take.
+        CheckpointError: the initial weights cannot be read, or less than a quarter of the network's are among them.
+    """
+    torch.manual_seed(config.train.seed)
+    net = create_model(config.model.name, **config.model.kwargs)
+    if config.train.initial_weights:
+        path = find_weights(config.train.initial_weights)
+        own, given = net.state_dict(), load_model(path)[0].state_dict()
+        fitting = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
+        share = sum(t.numel() for t in fitting.values()) / sum(t.numel() for t in own.values())
+        if share < 0.25:
+            raise CheckpointError(
+                f"{printable(path)}: holds {share:.0%} of the weights of {config.model.name} by name and shape, but "
+                "train.initial_weights needs at least a quarter; use weights of a network with the same arguments"
+            )
+        net.load_state_dict({**own, **fitting})
+    return net
+
+
+def batches(data: Pairs | MaskedImages, config: Config, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields batches from the forward pass `start` on; the same ones with any number of workers."""
+    size = config.train.batch_size
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        data,
+        size,
+        sampler=Draws(len(data), config.train.seed, start * size),
+        num_workers=config.data.num_workers,
+        worker_init_fn=leave_signals,
+        generator=torch.Generator(),  # its own: the loader must not move the random state that dropout uses
+    )
+    yield from loader
+
+
+def leave_signals(worker: int) -> None:
+    """Lets SIGINT and SIGTERM, which reach the whole process group, be answered by the main process alone."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Returns the number of files and a hash of their sorted names: what a resumed run must find again."""
+    names = sorted(path.name for path in paths)
+    return f"{len(names)} files {hashlib.sha256(chr(0).join(names).encode('utf-8', 'replace')).hexdigest()[:16]}"

@@ -1,0 +1,151 @@
+"""Segmentation, as the training loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from densekit.cards import Card
+from densekit.config import Config
+from densekit.datasets.masks import MaskedImages, median_frequency_weights, pair_masks
+from densekit.datasets.transforms import Augment
+from densekit.errors import ConfigError, DataError
+from densekit.files import printable
+from densekit.losses import IGNORE, segmentation_loss
+from densekit.metrics import ConfusionMatrix
+from densekit.tasks.common import batches, check_network, fingerprint, new_model
+
+
+class Segmentation:
+    """Images with masks, a loss that ignores void, IoU from one confusion matrix.
+
+    A network with one class is binary: its logit is the foreground's, and the figure is the foreground's IoU.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        data, train = config.data, config.train
+        self.num_classes = check_classes(config)
+        self.binary = self.num_classes == 1
+        self.ids = 2 if self.binary else self.num_classes
+        self.metric = "iou" if self.binary else "miou"
+        self.protocol = config.eval.protocol or ("binary" if self.binary else "dataset-iou")
+        loss = train.loss or ("bce+dice" if self.binary else "ce")
+        check_loss(loss, self.binary, train.class_weights)
+        check_network(config, 1, self.num_classes)
+        augment = Augment(data.augment, train.crop_size, train.seed)
+        self.data = MaskedImages(pair_masks(data.train, data.masks), self.ids, data.ignore_index, augment)
+        val = pair_masks(data.val, data.val_masks) if data.val else []
+        self.val = MaskedImages(val, self.ids, data.ignore_index)
+        check_protocol(self.protocol, self.num_classes, self.val)
+        self.fingerprint = fingerprint([*self.data.paths, *self.val.paths])
+        self.criterion = segmentation_loss(loss, self._class_weights())
+
+    def _class_weights(self) -> Tensor | None:
+        kind, data = self.config.train.class_weights, self.config.data
+        own, around = self.data.class_pixels(self.ids)
+        if np.count_nonzero(own) < 2:
+            raise DataError(
+                f"{', '.join(map(printable, data.masks or data.train))}: masks of class {own.argmax()} and void "
+                f"(data.ignore_index={data.ignore_index}) alone; write class numbers 0..{self.ids - 1} into them"
+            )
+        if kind == "none":
+            return None
+        weights = median_frequency_weights(own, around)
+        return torch.from_numpy(np.sqrt(weights) if kind == "sqrt-median-freq" else weights).float()
+
+    def build_model(self) -> nn.Module:
+        return new_model(self.config)
+
+    def train_batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(self.data, self.config, start)
+
+    def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, ids = batch
+        return self.criterion(net(images.float() / 255).float(), ids.long())
+
+    def evaluate(self, net: nn.Module) -> dict[str, float]:
+        if not len(self.val):
+            return {}
+        device = next(net.parameters()).device
+        matrix = ConfusionMatrix(self.ids, ignore_index=IGNORE)
+        for index in range(len(self.val)):
+            image, ids = self.val[0, index]
+            logits = net(image[None].to(device).float() / 255)[0]
+            prediction = (logits[0] > 0).byte() if self.binary else logits.argmax(dim=0).byte()
+            matrix.update(prediction, ids)
+        figures = {"accuracy": matrix.accuracy()}
+        if self.binary:
+            return {"iou": float(matrix.iou()[1]), **figures}
+        return {"miou": matrix.miou(), **figures}
+
+    def card(self, step: int, metrics: dict[str, Any]) -> Card:
+        config = self.config
+        return Card(
+            task="seg",
+            model=config.model.name,
+            arguments=config.model.kwargs,
+            classes=tuple(config.data.classes),
+            palette=tuple((r, g, b) for r, g, b in config.data.palette),
+            step=step,
+            metrics={**metrics, "protocol": self.protocol, "data": ", ".join(config.data.val)} if metrics else {},
+            data=", ".join(config.data.train),
+            licence=config.data.licence,
+        )
+
+
+def check_classes(config: Config) -> int:
+    """Returns the network's number of classes, 1 if binary.
+
+    Raises:
+        ConfigError: missing, out of range, or not that of `data.classes`.
+    """
+    number, names = config.model.kwargs.get("num_classes"), config.data.classes
+    if type(number) is not int or not 1 <= number <= 255:
+        hint = f", such as {len(names) if len(names) > 2 else 1} for your data.classes" if names else ""
+        raise ConfigError(
+            f"model.num_classes={number}: task seg needs the number of classes, 1 to 255{hint}; 1 means foreground "
+            "against background"
+        )
+    if names and len(names) != max(number, 2):
+        raise ConfigError(
+            f"data.classes: has {len(names)} names, but model.num_classes={number} needs {max(number, 2)}"
+            + (" (background, foreground)" if number == 1 else "")
+        )
+    return number
+
+
+def check_loss(loss: str, binary: bool, class_weights: str) -> None:
+    """Passes a loss that goes with the network's classes and with class weights.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if ("bce" in loss) != binary:
+        raise ConfigError(
+            f"train.loss={loss}: does not go with model.num_classes {'= 1; use bce' if binary else '> 1; use ce'}"
+        )
+    if binary and class_weights != "none":
+        raise ConfigError(f"train.class_weights={class_weights}: belongs to ce, not to {loss}; remove it")
+
+
+def check_protocol(protocol: str, num_classes: int, val: MaskedImages) -> None:
+    """Passes a protocol that goes with the network's classes and the validation pictures.
+
+    Raises:
+        ConfigError: it does not go with the classes.
+        DataError: it does not go with a picture.
+    """
+    wanted = {"binary": num_classes == 1, "camvid11-360x480": num_classes == 11}.get(protocol, num_classes > 1)
+    if not wanted:
+        raise ConfigError(f"eval.protocol={protocol}: does not go with model.num_classes={num_classes}")
+    if protocol == "camvid11-360x480":
+        for path, (_, ids) in zip(val.paths[::2], val.samples, strict=True):
+            if ids.shape != (360, 480):
+                raise DataError(
+                    f"{printable(path)}: {ids.shape[1]}x{ids.shape[0]}, but protocol {protocol} needs 480x360"
+                )

@@ -1,0 +1,64 @@
+"""What a person sees of a running job: a rich bar on a terminal, one line each 10 % elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Watch:
+    """Shows the steps of a run.
+
+    Args:
+        total: steps of the whole run.
+        start: steps already done.
+    """
+
+    def __init__(self, total: int, start: int) -> None:
+        self.console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+        self.total = total
+        self.start = start
+        self.began = time.monotonic()
+        self.tenth = start * 10 // total
+        self.bar: Progress | None = None
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False), console=self.console, refresh_per_second=5,
+            )  # fmt: skip
+            self.task = self.bar.add_task("training", total=total, completed=start, note="")
+
+    def __enter__(self) -> Watch:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def step(self, step: int, note: str) -> None:
+        """Shows that `step` steps are done, with a note such as the loss."""
+        if self.bar:
+            self.bar.update(self.task, completed=step, note=note)
+        elif step * 10 // self.total > self.tenth:
+            self.tenth = step * 10 // self.total
+            rate = (step - self.start) / max(time.monotonic() - self.began, 1e-9)
+            left = (self.total - step) / rate
+            self.say(f"step {step}/{self.total}  {rate:.2f} steps/s  {left / 60:.0f} min left  {note}")
+
+    def say(self, line: str) -> None:
+        """Prints one line on stderr, above the bar where there is one."""
+        if self.bar:
+            self.bar.console.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def warn(line: str) -> None:
+    """Prints one line of warning on stderr."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)  # noqa: T201

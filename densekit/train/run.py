@@ -1,0 +1,112 @@
+"""The folder of a run: who holds it, what it has logged, which states it keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from densekit.errors import CheckpointError, ConfigError
+from densekit.files import atomic_write, printable
+from densekit.train.state import load_state, save_state
+
+
+class Run:
+    """`config.yaml`, `metrics.jsonl`, `checkpoints/`, `best.safetensors` and `last.safetensors` of one run.
+
+    Args:
+        folder: made if missing.
+        keep: newest states that stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.states = folder / "checkpoints"
+        self.keep = keep
+        try:
+            self.states.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{printable(folder)}: cannot be made or written: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process alone.
+
+        Raises:
+            ConfigError: another process holds it, or it cannot be written.
+        """
+        holder, pid = self.folder / ".holder", "unknown"
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            with contextlib.suppress(OSError):  # it may end at this moment
+                pid = printable(holder.read_text(errors="replace"))
+            raise ConfigError(
+                f"{printable(self.folder)} is in use by process {pid}; wait or choose another --run"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"{printable(self.folder)}: cannot be written: {error.strerror}") from error
+        try:
+            holder.write_text(str(os.getpid()))
+            for leftover in [*self.folder.glob(".*.tmp*"), *self.states.glob(".*.tmp*")]:
+                leftover.unlink()  # of a process that was killed inside a write
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the state of `state["step"]`; drops all but the newest `keep`, and damaged ones of later steps."""
+        path = self.states / f"state-{state['step']:08d}.dk"
+        save_state(path, state)
+        paths = self._paths()
+        end = paths.index(path) + 1
+        for old in [*paths[: max(end - self.keep, 0)], *paths[end:]]:
+            old.unlink()
+
+    def load(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """Returns the newest state that is whole, or None if there is none at all, and a line for each damaged one.
+
+        Raises:
+            CheckpointError: there are states, and every one is damaged.
+        """
+        warnings: list[str] = []
+        for path in reversed(self._paths()):
+            try:
+                return load_state(path), warnings
+            except CheckpointError as error:
+                warnings.append(f"{error}; going back to the state before")
+        if warnings:
+            raise CheckpointError(f"{printable(self.states)}: no state in it is whole; start anew with another --run")
+        return None, []
+
+    def _paths(self) -> list[Path]:
+        """Returns the states by step, of which names have eight digits or more."""
+        return sorted(self.states.glob("state-*.dk"), key=lambda path: (len(path.name), path.name))
+
+    def write_config(self, text: str) -> None:
+        """Writes the resolved config."""
+        atomic_write(self.folder / "config.yaml", text.encode())
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends one line to `metrics.jsonl`."""
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def truncate_log(self, step: int) -> None:
+        """Drops the records after `step`, and a last line torn by a kill: they will be written again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(errors="replace").splitlines(keepends=True):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                    kept.append(line)
+        atomic_write(path, "".join(kept).encode())

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import signal
+from itertools import islice
+
+import pytest
+import torch
+
+from densekit.config import Config
+from densekit.errors import ConfigError
+from densekit.tasks import create_task
+from densekit.tasks.common import fingerprint
+from densekit.tasks.seg import Segmentation
+from densekit.tasks.sr import SuperResolution
+from tests.training_data import seg_config, sr_config, write_masked, write_pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("sr") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    return write_masked(tmp_path_factory.mktemp("seg") / "masked")
+
+
+def with_model(config: Config, **model) -> Config:
+    """The same config with another network."""
+    return Config.model_validate({**config.model_dump(), "model": model})
+
+
+def test_a_config_makes_the_task_it_names(pictures, masked):
+    assert isinstance(create_task(sr_config(pictures)), SuperResolution)
+    assert isinstance(create_task(seg_config(masked)), Segmentation)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"name": "rdm", "scale": 2}, "model 'rdm': no such architecture; did you mean 'rdn'?"),
+        ({"name": "rdn", "scale": 2, "num_fetures": 4}, "model.num_fetures: rdn takes no such argument; did you mean"),
+        ({"name": "rdn", "scale": 5}, "scale=5: expected 1, 2, 3, 4 or 8"),
+        (
+            {"name": "rdn", "scale": 2, "num_features": "many"},
+            "model rdn: cannot be built, or cannot take RGB crops of 12x12",
+        ),
+        ({"name": "srdensenet", "scale": 2}, "model srdensenet: cannot be built, or cannot take RGB crops of 12x12"),
+        (
+            {"name": "rdn", "scale": 2, "out_channels": 1},
+            "model rdn: makes (1, 1, 24, 24) of a crop (1, 3, 12, 12), but task sr needs",
+        ),
+        ({"name": "densenet_cifar", "scale": 2}, "model.scale: densenet_cifar takes no such argument"),
+    ],
+)
+def test_a_network_that_does_not_fit_super_resolution_is_refused_before_any_picture_is_read(tmp_path, model, message):
+    with pytest.raises(ConfigError) as error:
+        create_task(with_model(sr_config(tmp_path / "absent"), **model))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"name": "fc_densenet", "num_classes": 3, "num_pools": 6}, "cannot take RGB crops of 32x32 (train.crop_size)"),
+        ({"name": "rdn", "num_classes": 3}, "model.num_classes: rdn takes no such argument"),
+        (
+            {"name": "densenet_cifar", "num_classes": 3},
+            "makes (1, 3) of a crop (1, 3, 32, 32), but task seg needs (1, 3, 32, 32)",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_segmentation_is_refused_before_any_picture_is_read(tmp_path, model, message):
+    with pytest.raises(ConfigError) as error:
+        create_task(with_model(seg_config(tmp_path / "absent"), **model))
+    assert message in str(error.value)
+
+
+def test_batches_from_the_middle_are_those_of_the_whole(pictures):
+    task = create_task(sr_config(pictures))
+    whole = list(islice(task.train_batches(0), 6))
+    for (lr, hr), (expected_lr, expected_hr) in zip(islice(task.train_batches(3), 3), whole[3:], strict=True):
+        assert torch.equal(lr, expected_lr)
+        assert torch.equal(hr, expected_hr)
+    assert whole[0][0].shape == (2, 3, 12, 12)
+    assert whole[0][1].shape == (2, 3, 24, 24)
+
+
+def test_a_loader_leaves_the_random_state_that_dropout_uses(pictures):
+    task = create_task(sr_config(pictures))
+    before = torch.get_rng_state()
+    next(task.train_batches(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Signalled:
+    """Data that says which signals its process ignores."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, item):
+        return torch.tensor([signal.getsignal(s) == signal.SIG_IGN for s in (signal.SIGINT, signal.SIGTERM)])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_leave_signals_to_the_main_process(pictures):
+    task = create_task(sr_config(pictures, data={"num_workers": 1}))
+    task.data = Signalled()
+    assert next(task.train_batches(0)).all()
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+
+
+def test_a_fingerprint_counts_names_and_not_their_order(tmp_path):
+    a, b, c = (tmp_path / name for name in ("a", "b", "c"))
+    assert fingerprint([a, b]) == fingerprint([b, a])
+    assert fingerprint([a, b]).startswith("2 files ")
+    assert len({fingerprint(paths) for paths in ([a, b], [a, c], [a], [a, b, c], [])}) == 5
