@@ -72,7 +72,7 @@ def kill_once(action, folder, generator, aim_at_write):
         assert os.read(reader, 1), "the child ended by itself: the run is too short for so many kills"
         told.append(time.monotonic())
     if aim_at_write:
-        deadline = time.monotonic() + 0.3
+        deadline = time.monotonic() + 2
         while not list(folder.rglob(".*.tmp*")) and time.monotonic() < deadline:
             pass
     else:
@@ -137,7 +137,7 @@ def killed_and_undisturbed(tmp_path, config, workers):
 
     assert steps == sorted(steps), "a kill cost a saved step"
     assert steps[-1] > KILLS / 4, "the harness made no progress"
-    assert inside >= KILLS / 5, "too few kills fell inside a write"
+    assert inside >= max(1, KILLS // 5), "too few kills fell inside a write"
     print(json.dumps({"kills": KILLS, "inside_write": inside, "unreadable": 0, "steps": steps[-1]}))
     return results(folder), results(tmp_path / "undisturbed")
 
