@@ -23,8 +23,7 @@ def photographs() -> Path:
 def main() -> None:
     source, folder = photographs(), Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("chelsea.png", "ihc.png"):
-        shutil.copyfile(source / name, folder / name)
+    shutil.copyfile(source / "chelsea.png", folder / "chelsea.png")
     picture = read_image(source / "astronaut.png")
     small = replace(picture, pixels=imresize(picture.pixels, 1 / 4, mode="benchmark"))
     write_image(folder / "astronaut_quarter.png", small)

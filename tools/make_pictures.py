@@ -9,7 +9,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 RESULTS, FOLDER = ROOT / "out" / "demo", ROOT / "docs" / "pictures"
-PICTURES = {"upscale_x4.webp": "astronaut_quarter_compare.png", "nuclei.webp": "ihc_overlay.png"}
+PICTURES = {"upscale_x4.webp": "astronaut_quarter_compare.png", "nuclei.webp": "nuclei_overlay.png"}
 MAX_TOTAL = 400_000  # bytes; a clone and every reader of the README loads them
 
 
