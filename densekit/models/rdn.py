@@ -26,7 +26,7 @@ class RDN(nn.Module):
         growth_rate: G, maps each convolution adds.
         upsampler: "pixelshuffle" as in the paper; "pixelshuffledirect", one convolution and shuffle, for small nets.
         bicubic_skip: adds the bicubic enlargement of the input to the output, so that the network learns the
-            difference only. Not in the paper; small nets reach the same PSNR in about half the steps with it.
+            difference only (VDSR's residual). Not in the paper; its effect was not measured here.
         memory: training memory policy of the dense blocks, see `DenseBlock`.
 
     Shapes: (B, in_channels, H, W) in 0..1 -> (B, out_channels, scale H, scale W), not clamped.

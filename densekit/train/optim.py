@@ -53,7 +53,7 @@ def cosine(start: float, end: float, share: float) -> float:
 def create_average(net: nn.Module, decay: float) -> AveragedModel:
     """Returns the exponential moving average of the weights and buffers of `net`.
 
-    Early on the decay is (1 + n) / (10 + n), so that the random start is forgotten within a few hundred steps.
+    Early on the decay is (1 + n) / (10 + n), so that the random start is forgotten within a few dozen steps.
     """
 
     def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
