@@ -124,9 +124,11 @@ class DataConfig(_Section):
 class OptimConfig(_Section):
     """The optimizer and its learning rate over the run."""
 
-    name: Literal["adam", "adamw", "sgd", "rmsprop"] = Field(default="adamw", description="Optimizer.")
+    name: Literal["adam", "adamw", "muon", "sgd", "rmsprop"] = Field(default="adamw", description="Optimizer.")
     learning_rate: Float = Field(default=1e-3, gt=0, le=10, description="Highest learning rate.")
-    weight_decay: Float = Field(default=0.0, ge=0, le=1, description="Weight decay; decoupled in adamw, else L2.")
+    weight_decay: Float = Field(
+        default=0.0, ge=0, le=1, description="Weight decay; decoupled in adamw and muon, else L2."
+    )
     schedule: Literal["constant", "cosine", "onecycle"] = Field(default="cosine", description="Course after warm-up.")
     warmup_steps: Int = Field(default=0, ge=0, description="Steps of linear warm-up; part of total_steps.")
     min_learning_rate: Float = Field(default=0.0, ge=0, le=10, description="Learning rate at the last step.")
@@ -149,8 +151,8 @@ class TrainConfig(_Section):
     eval_every: Int = Field(default=1000, ge=1, description="Steps between two evaluations.")
     checkpoint_every: Int = Field(default=500, ge=1, description="Steps between two saved states.")
     keep: Int = Field(default=2, ge=1, le=1000, description="Saved states that are kept, the newest ones.")
-    loss: Literal["l1", "charbonnier", "ce", "bce", "ce+dice", "bce+dice"] | None = Field(
-        default=None, description="sr: l1 or charbonnier; seg: the others; null takes the task's own."
+    loss: Literal["l1", "charbonnier", "luma", "ce", "bce", "ce+dice", "bce+dice"] | None = Field(
+        default=None, description="sr: l1, charbonnier or luma; seg: the others; null takes the task's own."
     )
     class_weights: Literal["none", "median-freq", "sqrt-median-freq"] = Field(
         default="none", description="seg: class weights in the loss, by frequency in the training masks."
@@ -166,7 +168,7 @@ class EvalConfig(_Section):
     )
 
 
-_TASK_LOSSES = {"sr": ("l1", "charbonnier"), "seg": ("ce", "bce", "ce+dice", "bce+dice")}
+_TASK_LOSSES = {"sr": ("l1", "charbonnier", "luma"), "seg": ("ce", "bce", "ce+dice", "bce+dice")}
 _TASK_PROTOCOLS = {"sr": ("rdn-y", "rgb"), "seg": ("camvid11-360x480", "dataset-iou", "binary")}
 _SEG_ONLY = ("masks", "val_masks", "classes", "palette")
 

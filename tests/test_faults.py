@@ -50,7 +50,10 @@ def override_fault(override, text=SR):
         ("batch_size=4", "batch_size: unknown key; did you mean 'train.batch_size'?"),
         ("task=sg", "task='sg': must be 'sr' or 'seg'; did you mean 'seg'?"),
         ("task=", "task=null: must be 'sr' or 'seg'"),
-        ("optim.name=adamv", "optim.name='adamv': must be 'adam', 'adamw', 'sgd' or 'rmsprop'; did you mean 'adam'?"),
+        (
+            "optim.name=adamv",
+            "optim.name='adamv': must be 'adam', 'adamw', 'muon', 'sgd' or 'rmsprop'; did you mean 'adam'?",
+        ),
         ("optim.learning_rate=fast", "optim.learning_rate='fast': must be a number"),
         ("optim.learning_rate=[1]", "optim.learning_rate=[1]: must be a number"),
         ("optim.learning_rate=0", "optim.learning_rate=0: must be more than 0"),
@@ -75,7 +78,7 @@ def override_fault(override, text=SR):
         ("train.channels_last=", "train.channels_last=null: must be true or false"),
         (
             "train.loss=none",
-            "train.loss='none': must be 'l1', 'charbonnier', 'ce', 'bce', 'ce+dice' or 'bce+dice'; "
+            "train.loss='none': must be 'l1', 'charbonnier', 'luma', 'ce', 'bce', 'ce+dice' or 'bce+dice'; "
             "no value is written null",
         ),
         ("train.initial_weights=4", "train.initial_weights=4: must be text; put it in quotes"),
@@ -190,7 +193,7 @@ optm: {}
             ["optim.min_learning_rate=0.1"],
             "optim.min_learning_rate: must not exceed optim.learning_rate (0.001) (command line)",
         ),
-        (SR, ["train.loss=ce"], "train.loss: does not fit task sr; use 'l1' or 'charbonnier' (command line)"),
+        (SR, ["train.loss=ce"], "train.loss: does not fit task sr; use 'l1' or 'charbonnier' or 'luma' (command line)"),
         (
             SEG,
             ["train.loss=l1"],

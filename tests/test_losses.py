@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from densekit.color import rgb_to_y
 from densekit.errors import ConfigError
-from densekit.losses import IGNORE, binary_cross_entropy, charbonnier, cross_entropy, dice, l1, segmentation_loss
+from densekit.losses import IGNORE, binary_cross_entropy, charbonnier, cross_entropy, dice, l1, luma, segmentation_loss
 
 CLASSES = {"ce": 4, "dice": 4, "ce+dice": 4, "weighted ce": 4, "bce": 1, "bce+dice": 1, "binary dice": 1}
 
@@ -140,3 +142,20 @@ def test_the_losses_of_super_resolution():
     equal = sr.clone().requires_grad_()
     charbonnier(equal, sr).backward()
     assert (equal.grad == 0).all()
+
+
+def test_the_luma_loss_is_that_of_the_luma_where_the_difference_is_grey():
+    torch.manual_seed(0)
+    hr, grey = torch.rand(2, 3, 4, 4), torch.rand(2, 1, 4, 4) - 0.5
+    assert luma(hr + grey, hr).item() == pytest.approx(grey.abs().mean().item(), rel=1e-5)
+
+
+def test_the_luma_loss_weighs_colours_as_the_scored_luma_does():
+    torch.manual_seed(0)
+    sr, hr = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    a, b = ((rgb_to_y(x[0].permute(1, 2, 0).numpy() * 255) - 16) / 219 for x in (sr, hr))
+    expected = np.abs(a - b).mean()
+    for channel in (0, 2):
+        difference = (sr - hr)[0, channel].numpy() - (a - b)
+        expected += 0.05 * np.abs(difference).mean()
+    assert luma(sr, hr).item() == pytest.approx(expected, rel=1e-4)

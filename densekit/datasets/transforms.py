@@ -20,7 +20,7 @@ AUGMENTATIONS = {
     "none": "a random crop",
     "light": "a random crop at scale 0.75 to 1.25 and a horizontal flip",
     "strong": "a random crop at scale 0.5 to 1.5, a horizontal flip, and changes of colour and sharpness",
-    "microscopy": "as strong, in all eight orientations",
+    "microscopy": "as strong, in all eight orientations, with the hue of any stain, grey, and other exposures",
 }
 
 
@@ -49,9 +49,16 @@ class Augment:
             steps.append(A.D4(p=1.0))
         elif name != "none":
             steps.append(A.HorizontalFlip(p=0.5))
+        if name == "microscopy":  # a stain that training never shows must not decide what a nucleus is
+            steps += [
+                A.RandomGamma(gamma_limit=(50, 200), p=0.4),
+                A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.5, hue=0.5, p=0.6),
+                A.ToGray(p=0.2),
+            ]
+        if name == "strong":
+            steps.append(A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.04, p=0.6))
         if name in ("strong", "microscopy"):
             steps += [
-                A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.04, p=0.6),
                 A.OneOf([A.GaussianBlur(sigma_limit=(0.3, 1.2)), A.GaussNoise(std_range=(0.01, 0.05))], p=0.15),
             ]
         self.compose = A.Compose(steps)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from densekit.config import OptimConfig
+from densekit.train.muon import Muon
 
 
 def create_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -18,6 +19,7 @@ def create_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     make: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "adam": lambda: torch.optim.Adam(net.parameters(), rate, weight_decay=decay),
         "adamw": lambda: torch.optim.AdamW(net.parameters(), rate, weight_decay=decay),
+        "muon": lambda: Muon(net.parameters(), rate, weight_decay=decay),
         "sgd": lambda: torch.optim.SGD(net.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay),
         "rmsprop": lambda: torch.optim.RMSprop(net.parameters(), rate, weight_decay=decay),
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -50,12 +51,12 @@ def test_one_cycle_is_that_of_torch(total, warmup):
     )
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
-def test_each_optimizer_takes_the_rate_and_decay_and_lowers_a_loss(name):
+@pytest.mark.parametrize(("name", "rate"), [*product(["adam", "adamw", "sgd", "rmsprop"], [0.02]), ("muon", 0.1)])
+def test_each_optimizer_takes_the_rate_and_decay_and_lowers_a_loss(name, rate):
     torch.manual_seed(0)
     net = nn.Linear(8, 1)
-    optimizer = create_optimizer(net, OptimConfig(name=name, learning_rate=0.02, weight_decay=0.01))
-    assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(0.02, 0.01)}
+    optimizer = create_optimizer(net, OptimConfig(name=name, learning_rate=rate, weight_decay=0.01))
+    assert {(group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(rate, 0.01)}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
     x, losses = torch.randn(32, 8), []
     for _ in range(20):
