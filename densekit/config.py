@@ -27,7 +27,7 @@ import densekit
 from densekit.errors import ConfigError, suggest
 from densekit.faults import Faults
 from densekit.files import printable
-from densekit.plain_yaml import read_yaml, shorten
+from densekit.plain_yaml import dotted, read_yaml, shorten
 
 MAX_BYTES = 1 << 20  # a long config has 10 KiB
 SUFFIXES = (".yaml", ".yml")
@@ -71,8 +71,10 @@ Texts = Annotated[list[Text], BeforeValidator(_one_or_many, json_schema_input_ty
 # inside a list or beside null the range must come before the validator, or the schema does not show it
 Byte = Annotated[int, Field(ge=0, le=255), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1, le=1024), BeforeValidator(_number)]
+Step = Annotated[int, Field(ge=0), BeforeValidator(_number)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 Shrink = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
+Factor = Annotated[float, Field(ge=0, le=1000), BeforeValidator(_number)]
 Color = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 Keyword = Annotated[
     Any,
@@ -129,10 +131,19 @@ class OptimConfig(_Section):
     weight_decay: Float = Field(
         default=0.0, ge=0, le=1, description="Weight decay; decoupled in adamw and muon, else L2."
     )
-    schedule: Literal["constant", "cosine", "onecycle"] = Field(default="cosine", description="Course after warm-up.")
+    schedule: Literal["constant", "cosine", "onecycle", "step"] = Field(
+        default="cosine", description="Course after warm-up; step: times step_factor every step_every steps."
+    )
+    step_every: Int = Field(default=100_000, ge=1, description="Steps between two reductions of schedule step.")
+    step_factor: Float = Field(default=0.5, gt=0, le=1, description="What schedule step multiplies the rate with.")
     warmup_steps: Int = Field(default=0, ge=0, description="Steps of linear warm-up; part of total_steps.")
     min_learning_rate: Float = Field(default=0.0, ge=0, le=10, description="Learning rate at the last step.")
     clip_norm: Positive | None = Field(default=None, description="Largest norm of the gradient; null does not clip.")
+    rates: dict[Text, Factor] = Field(
+        default={},
+        description="Factors of the learning rate by pattern of parameter names, such as 'sfe*': 0.1; 0 freezes. "
+        "The first pattern that fits counts.",
+    )
 
 
 class TrainConfig(_Section):
@@ -143,13 +154,30 @@ class TrainConfig(_Section):
     crop_size: Int = Field(ge=8, le=8192, description="Side of a training crop in pixels; sr: low-resolution pixels.")
     accumulate: Int = Field(default=1, ge=1, le=1024, description="Forward passes to one optimizer step.")
     ema_decay: Float = Field(default=0.999, ge=0, lt=1, description="Averaged weights' decay in a step; 0: none.")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="Number format of the forward pass.")
+    freeze_norm_step: Step | None = Field(
+        default=None, description="From this step on batch norms keep their averaged statistics; null: never."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="Number format of the forward pass; fp16 scales the loss."
+    )
+    compile: bool = Field(
+        default=False, description="Forward and backward through torch.compile; needs a C++ compiler."
+    )
     channels_last: bool = Field(default=True, description="Layout of activations; true is mostly faster.")
     threads: Count | None = Field(default=None, description="CPU threads; null leaves torch's choice.")
     seed: Int = Field(default=0, ge=0, le=2**32 - 1, description="Seed of weights, order of pictures and augmentation.")
     log_every: Int = Field(default=50, ge=1, description="Steps between two lines of metrics.jsonl.")
     eval_every: Int = Field(default=1000, ge=1, description="Steps between two evaluations.")
     checkpoint_every: Int = Field(default=500, ge=1, description="Steps between two saved states.")
+    max_skipped: Int = Field(
+        default=10, ge=0, description="Steps in a row that may be skipped since loss or gradient is not finite."
+    )
+    max_hours: Positive | None = Field(
+        default=None, description="Hours after which a run is saved and ends, to go on with --resume; null: no limit."
+    )
+    patience: Count | None = Field(
+        default=None, description="Evaluations without a better figure after which training ends; null: never."
+    )
     keep: Int = Field(default=2, ge=1, le=1000, description="Saved states that are kept, the newest ones.")
     loss: Literal["l1", "charbonnier", "luma", "ce", "bce", "ce+dice", "bce+dice"] | None = Field(
         default=None, description="sr: l1, charbonnier or luma; seg: the others; null takes the task's own."
@@ -236,15 +264,40 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: no such config, or the faults of file and overrides: all of them, one line each.
     """
+    path, text = _read_config(name_or_path)
+    return parse_config(text, overrides, source=printable(path))
+
+
+def annotated_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """Returns the YAML of a config with every default written out and, as a comment, where each value is from.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    path, text = _read_config(name_or_path)
+    config = parse_config(text, overrides, source=printable(path))
+    origins = {dotted(key): f"{printable(path.name)}:{line}" for key, line in read_yaml(text).lines.items()}
+    origins |= dict.fromkeys((override.partition("=")[0] for override in overrides), "command line")
+    section, lines = "", []
+    for line in config.to_yaml().splitlines():
+        if found := re.match(r"( *)(\w+):", line):
+            key = f"{section}.{found[2]}" if found[1] else found[2]
+            section = section if found[1] else key
+            is_section = line.endswith(":") and not found[1]
+            line = line if is_section else f"{line}  # {origins.get(key, 'default')}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _read_config(name_or_path: str | Path) -> tuple[Path, str]:
     path = _find_config(str(name_or_path))
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{printable(path)}: larger than {MAX_BYTES} bytes, so not a config")
-        text = path.read_text("utf-8")
+        return path, path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{printable(path)}: cannot be read as a config: {reason}") from error
-    return parse_config(text, overrides, source=printable(path))
 
 
 def parse_config(text: str, overrides: Sequence[str] = (), *, source: str = "config") -> Config:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 _ORDER = 1 << 60  # keeps the streams of orders apart from those of draws
@@ -34,11 +35,18 @@ class Draws(Sampler[tuple[int, int]]):
         self.seed = seed
         self.start = start
 
+    def index_of(self, draw: int) -> int:
+        """Returns the index that belongs to a draw."""
+        epoch, position = divmod(draw, self.num_samples)
+        return int(self._order(epoch)[position])
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         draw = self.start
         while True:
             epoch, first = divmod(draw, self.num_samples)
-            order = draw_rng(self.seed, _ORDER | epoch).permutation(self.num_samples)
-            for index in order[first:]:
+            for index in self._order(epoch)[first:]:
                 yield draw, int(index)
                 draw += 1
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return draw_rng(self.seed, _ORDER | epoch).permutation(self.num_samples)

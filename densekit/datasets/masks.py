@@ -81,6 +81,8 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
         ignore_index: id in the mask files that means void.
         augment: crops and varies each draw; None gives whole images.
 
+    `origins` are the image files of the items.
+
     Items: for (draw, index), image (3, H, W) uint8 and ids (H, W) uint8, void as 255.
 
     Raises:
@@ -96,6 +98,7 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.paths = [path for pair in pairs for path in pair]
         self.samples = [read_pair(image, mask, num_classes, ignore_index) for image, mask in pairs]
+        self.origins = self.paths[::2]
         self.augment = augment
 
     def __len__(self) -> int:

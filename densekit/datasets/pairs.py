@@ -76,7 +76,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         shrink: factors at which each picture enters, such as (1, 0.7): reduced copies add detail per pixel and hide
             the blocks of JPEG files.
 
-    Pictures and copies that are smaller than a crop are left out; `left_out` lists those of which nothing is left.
+    `origins` are the files of the items. Pictures and copies that are smaller than a crop are left out; `left_out` lists those of which nothing is left.
 
     Items: for (draw, index), lr (3, crop, crop) and hr (3, scale crop, scale crop), uint8, flipped and turned alike.
 
@@ -92,6 +92,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         self.seed = seed
         self.paths = list_pictures(folders)
         self.pairs: list[tuple[Pixels, Pixels]] = []
+        self.origins: list[Path] = []
         self.left_out: list[Path] = []
         need = crop_size * scale
         for path in self.paths:
@@ -99,6 +100,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
             copies = [picture if factor == 1 else imresize(picture, factor, mode="benchmark") for factor in shrink]
             fitting = [make_pair(hr, scale) for hr in copies if min(hr.shape[:2]) >= need]
             self.pairs += fitting
+            self.origins += [path] * len(fitting)
             if not fitting:
                 self.left_out.append(path)
         if not self.pairs:

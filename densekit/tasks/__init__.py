@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
@@ -21,10 +22,16 @@ class Task(Protocol):
     def build_model(self) -> nn.Module:
         """Returns the network, with random weights or those the config names."""
 
+    def describe_data(self) -> str:
+        """Returns one line that says how much there is to train and to evaluate on."""
+
     def train_batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields (input, target) batches without end, from the forward pass `start` on."""
 
-    def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def sources(self, draws: Iterable[int]) -> list[Path]:
+        """Returns the file that each draw is from."""
+
+    def loss(self, net: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         """Returns the scalar to minimise."""
 
     def evaluate(self, net: nn.Module) -> dict[str, float]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,10 +19,13 @@ from densekit.config import Config
 from densekit.datasets.draws import Draws
 from densekit.datasets.masks import MaskedImages
 from densekit.datasets.pairs import Pairs
-from densekit.errors import CheckpointError, ConfigError
+from densekit.errors import CheckpointError, ConfigError, DeviceError
 from densekit.files import printable
 from densekit.models import create_model
 from densekit.pretrained import find_weights
+
+RESTARTS = 3  # of the loader in one run
+WORKER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
 
 
 def check_network(config: Config, scale: int, out_channels: int) -> None:
@@ -77,17 +83,62 @@ def new_model(config: Config) -> nn.Module:
 
 
 def batches(data: Pairs | MaskedImages, config: Config, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields batches from the forward pass `start` on; the same ones with any number of workers."""
-    size = config.train.batch_size
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        data,
-        size,
-        sampler=Draws(len(data), config.train.seed, start * size),
-        num_workers=config.data.num_workers,
-        worker_init_fn=leave_signals,
-        generator=torch.Generator(),  # its own: the loader must not move the random state that dropout uses
-    )
-    yield from loader
+    """Yields batches from the forward pass `start` on; the same ones with any number of workers.
+
+    Where a worker dies, new ones go on at the batch that is missing, at most `RESTARTS` times.
+
+    Raises:
+        DeviceError: a worker died once more.
+    """
+    size, deaths = config.train.batch_size, 0
+    while True:
+        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            data,
+            size,
+            sampler=Draws(len(data), config.train.seed, start * size),
+            num_workers=config.data.num_workers,
+            worker_init_fn=leave_signals,
+            generator=torch.Generator(),  # its own: the loader must not move the random state that dropout uses
+        )
+        try:
+            iterator = iter(loader)
+            if config.data.num_workers:
+                ignore_deaths()
+            for batch in iterator:
+                yield batch
+                start += 1
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not worker_died(error):
+                raise
+            deaths += 1
+            if deaths > RESTARTS:
+                raise DeviceError(
+                    f"loader processes died {deaths} times, which is mostly for want of memory; lower data.num_workers "
+                    f"(now {config.data.num_workers})"
+                ) from error
+            sys.stderr.write(f"warning: a loader process died; starting new ones ({deaths} of {RESTARTS} times)\n")
+
+
+def worker_died(error: Exception) -> bool:
+    """Tells the death of a loader process, or of one whose batch was still to be fetched, from its other errors."""
+    text = str(error)
+    lost = isinstance(error, ConnectionError | EOFError) and "in DataLoader worker process" not in text
+    return lost or WORKER_DIED.search(text) is not None
+
+
+def ignore_deaths() -> None:
+    """Takes back torch's handler of SIGCHLD, which raises wherever the process is, in the middle of a step too.
+
+    The loader itself finds out within seconds, when it waits for a batch that does not come.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def sources(data: Pairs | MaskedImages, config: Config, draws: Iterable[int]) -> list[Path]:
+    """Returns the file of each draw."""
+    order = Draws(len(data), config.train.seed)
+    return [data.origins[order.index_of(draw)] for draw in draws]
 
 
 def leave_signals(worker: int) -> None:

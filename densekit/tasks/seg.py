@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from densekit.errors import ConfigError, DataError
 from densekit.files import printable
 from densekit.losses import IGNORE, segmentation_loss
 from densekit.metrics import ConfusionMatrix
-from densekit.tasks.common import batches, check_network, fingerprint, new_model
+from densekit.tasks.common import batches, check_network, fingerprint, new_model, sources
 
 
 class Segmentation:
@@ -61,10 +62,21 @@ class Segmentation:
     def build_model(self) -> nn.Module:
         return new_model(self.config)
 
+    def describe_data(self) -> str:
+        own, _ = self.data.class_pixels(self.ids)
+        shares = ", ".join(f"{share:.1%}" for share in own / own.sum())
+        return (
+            f"data: {len(self.data)} images with masks to train on, {len(self.val)} to evaluate on; shares of the "
+            f"classes: {shares}"
+        )
+
     def train_batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         return batches(self.data, self.config, start)
 
-    def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def sources(self, draws: Iterable[int]) -> list[Path]:
+        return sources(self.data, self.config, draws)
+
+    def loss(self, net: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         images, ids = batch
         return self.criterion(net(images.float() / 255).float(), ids.long())
 

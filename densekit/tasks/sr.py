@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from densekit.errors import DataError
 from densekit.files import printable
 from densekit.losses import SR_LOSSES
 from densekit.metrics import psnr
-from densekit.tasks.common import batches, check_network, fingerprint, new_model
+from densekit.tasks.common import batches, check_network, fingerprint, new_model, sources
 
 
 class SuperResolution:
@@ -55,10 +55,20 @@ class SuperResolution:
     def build_model(self) -> nn.Module:
         return new_model(self.config)
 
+    def describe_data(self) -> str:
+        left_out = f" ({len(self.data.left_out)} too small)" if self.data.left_out else ""
+        return (
+            f"data: {len(self.data.paths)} pictures{left_out} as {len(self.data)} pairs to train on, "
+            f"{len(self.val)} to evaluate on"
+        )
+
     def train_batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         return batches(self.data, self.config, start)
 
-    def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def sources(self, draws: Iterable[int]) -> list[Path]:
+        return sources(self.data, self.config, draws)
+
+    def loss(self, net: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         lr, hr = batch
         return self.criterion(net(lr.float() / 255).float(), hr.float() / 255)
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from densekit.checkpoint import save_model
-from densekit.config import Config, config_hash
-from densekit.errors import DataError, Interrupted
+from densekit.config import Config, TrainConfig, config_hash
+from densekit.errors import Interrupted
 from densekit.files import atomic_write, printable
 from densekit.tasks import Task
-from densekit.train.optim import create_average, create_optimizer, learning_rate
+from densekit.train.guard import Guard
+from densekit.train.norms import adopt_statistics, freeze_norms
+from densekit.train.optim import clip_gradients, create_average, create_optimizer, learning_rate, set_rate
 from densekit.train.progress import Watch
 from densekit.train.resume import find_state, restore
 from densekit.train.run import Run
 from densekit.train.signals import stop_on_signals
+
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, device: str = "cpu") -> dict[str, float]:
@@ -37,7 +41,7 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
 
     Raises:
         ConfigError: the folder is in use, holds a run already, or holds one of another config or other data.
-        DataError: the loss or the weights stopped being finite.
+        DataError: loss, gradient or weights stopped being finite, in too many steps in a row.
         CheckpointError: no saved state is whole, or it does not fit.
         Interrupted: SIGINT or SIGTERM, after saving.
     """
@@ -50,40 +54,46 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
         net = task.build_model().to(device=device).to(memory_format=layout).train()
         average = create_average(net, options.ema_decay)
         optimizer = create_optimizer(net, config.optim)
-        start, best = 0, -math.inf
+        scaler = torch.amp.GradScaler(device, enabled=options.precision == "fp16")
+        start, best, stale, skipped = 0, -math.inf, 0, 0
         figures: dict[str, float] = {}
         state = find_state(run, config, task.fingerprint, resume)
         if state:
-            restore(state, net, average, optimizer)
+            restore(state, net, average, optimizer, scaler)
             start, best, figures = state["step"], state["best"], state.get("figures", {})
+            stale, skipped = state.get("stale", 0), state.get("skipped", 0)
+        guard = Guard(run, task, config, skipped)
         run.write_config(config.to_yaml())
         run.truncate_log(start)
         batches = task.train_batches(start * options.accumulate)
+        forward = torch.compile(net) if options.compile else net
+        began = time.monotonic()
 
         with stop_on_signals() as stop, Watch(options.total_steps, start) as watch:
-            began = time.monotonic()
-            for step in range(start, options.total_steps):
+            for step in range(start, options.total_steps if not is_stale(stale, options) else start):
+                if step == options.freeze_norm_step:
+                    adopt_statistics(net, average.module)
+                if options.freeze_norm_step is not None and step >= options.freeze_norm_step:
+                    freeze_norms(net)
                 rate = learning_rate(config.optim, step, options.total_steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                set_rate(optimizer, rate)
                 torch.manual_seed(options.seed * 1_000_003 + step)  # dropout; integer arithmetic, never hash()
-                loss = add_gradients(task, net, batches, config, device)
-                if not math.isfinite(loss):
-                    raise not_finite(f"the loss is {loss}", step, config, run)
-                if config.optim.clip_norm:
-                    nn.utils.clip_grad_norm_(net.parameters(), config.optim.clip_norm)
-                optimizer.step()
+                loss = add_gradients(task, forward, batches, scaler, config, device)
+                norm = clip_gradients(net, optimizer, scaler, config.optim.clip_norm)
+                if guard.passes(step, loss, norm, scaler):
+                    scaler.step(optimizer)
+                    average.update_parameters(net)
+                scaler.update()
                 optimizer.zero_grad(set_to_none=True)
-                average.update_parameters(net)
 
                 done = step + 1
-                is_last = done == options.total_steps
-                log_now = is_last or done % options.log_every == 0
-                evaluate_now = is_last or done % options.eval_every == 0
-                save_now = is_last or done % options.checkpoint_every == 0 or stop.signum != 0
+                ends = done == options.total_steps
+                evaluate_now = ends or done % options.eval_every == 0
+                late = options.max_hours is not None and time.monotonic() - began > 3600 * options.max_hours
+                save_now = ends or done % options.checkpoint_every == 0 or late or stop.signum != 0
                 if (evaluate_now or save_now) and not has_finite_weights(average):
-                    raise not_finite("some weights are not finite", step, config, run)
-                if log_now:
+                    raise guard.error(step, "some weights are not finite")
+                if (ends or done % options.log_every == 0) and math.isfinite(loss):
                     speed = (done - start) / (time.monotonic() - began)
                     run.log({"step": done, "loss": loss, "loss_hex": loss.hex(), "lr": rate, "steps_per_s": speed})
                     watch.step(done, f"loss {loss:.4f}")
@@ -93,43 +103,67 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                         run.log({"step": done, **figures})
                         watch.say(f"step {done}: " + "  ".join(f"{key} {value:.4f}" for key, value in figures.items()))
                     save_model(run_dir / "last.safetensors", average.module, task.card(done, figures))
+                    stale += 1
                     if figures.get(task.metric, -math.inf) > best:
-                        best = figures[task.metric]
+                        best, stale = figures[task.metric], 0
                         atomic_write(run_dir / "best.safetensors", (run_dir / "last.safetensors").read_bytes())
+                    if is_stale(stale, options) and not ends:
+                        watch.say(f"step {done}: no better {task.metric} in {stale} evaluations; training ends")
+                        ends = save_now = True
                 if save_now:
                     run.save(
                         {
                             "step": done,
                             "best": best,
+                            "stale": stale,
+                            "skipped": guard.skipped,
                             "figures": figures,
                             "net": net.state_dict(),
                             "average": average.state_dict(),
                             "optimizer": optimizer.state_dict(),
+                            "scaler": scaler.state_dict(),
                             "config": config_hash(config),
                             "settings": config.model_dump(mode="json"),
                             "fingerprint": task.fingerprint,
                         }
                     )
-                if stop.signum and save_now and not is_last:
+                if ends:
+                    break
+                if stop.signum and save_now:
                     raise Interrupted(
                         f"interrupted at step {done}, saved in {printable(run.states)}; continue with --resume",
                         stop.signum,
                     )
+                if late:
+                    watch.say(f"step {done}: {options.max_hours:g} hours are over, saved; continue with --resume")
+                    break
         return figures
 
 
+def is_stale(evaluations: int, options: TrainConfig) -> bool:
+    """Says whether that many evaluations without a better figure end the training."""
+    return options.patience is not None and evaluations >= options.patience
+
+
 def add_gradients(
-    task: Task, net: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], config: Config, device: str
+    task: Task,
+    net: Callable[[Tensor], Tensor],
+    batches: Iterator[tuple[Tensor, Tensor]],
+    scaler: torch.amp.GradScaler,
+    config: Config,
+    device: str,
 ) -> float:
-    """Adds the gradients of one step's forward passes to those of `net`; returns the mean loss of the passes."""
+    """Adds the scaled gradients of one step's forward passes to the weights; returns the mean loss of the passes."""
     options = config.train
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     loss = 0.0
     for _ in range(options.accumulate):
         inputs, targets = (tensor.to(device, non_blocking=True) for tensor in next(batches))
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=options.precision == "bf16"):
+        with torch.autocast(
+            torch.device(device).type, REDUCED.get(options.precision), enabled=options.precision in REDUCED
+        ):
             part = task.loss(net, (inputs.to(memory_format=layout), targets)) / options.accumulate
-        part.backward()  # type: ignore[no-untyped-call]
+        scaler.scale(part).backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
     return loss
 
@@ -146,12 +180,3 @@ def evaluate(task: Task, net: nn.Module) -> dict[str, float]:
 def has_finite_weights(average: nn.Module) -> bool:
     """Says whether averaged weights are all finite; once they are not, they stay so, whatever the network's own do."""
     return all(bool(tensor.isfinite().all()) for tensor in average.state_dict().values())
-
-
-def not_finite(what: str, step: int, config: Config, run: Run) -> DataError:
-    """Returns the error that ends a run whose numbers ran away; nothing of this step has been saved."""
-    count = config.train.batch_size * config.train.accumulate
-    return DataError(
-        f"step {step}, draws {step * count} to {(step + 1) * count - 1}: {what}; the last whole state stays in "
-        f"{printable(run.states)}; start another --run with a lower optim.learning_rate or with optim.clip_norm"
-    )

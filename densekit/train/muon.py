@@ -21,7 +21,7 @@ class Muon(Optimizer):
     has, so that rates and decay are those of AdamW.
 
     Args:
-        params: to be trained.
+        params: to be trained, or groups of them.
         lr: learning rate.
         momentum: of the matrices, in Nesterov's form.
         betas, eps: Adam's, of the vectors.
@@ -32,7 +32,7 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         *,
         momentum: float = 0.95,

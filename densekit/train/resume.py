@@ -24,6 +24,7 @@ FREE = {
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.max_hours",
 }
 
 
@@ -84,7 +85,13 @@ def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def restore(state: Mapping[str, Any], net: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    state: Mapping[str, Any],
+    net: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
     """Puts a state back.
 
     Raises:
@@ -94,6 +101,7 @@ def restore(state: Mapping[str, Any], net: nn.Module, average: nn.Module, optimi
         net.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state.get("scaler", {}))
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = printable(error).split(r"\n")[0]
         raise CheckpointError(f"the state of step {state['step']} does not fit this densekit: {reason}") from error

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from itertools import islice
 
 import pytest
 import torch
 
 from densekit.config import Config
-from densekit.errors import ConfigError
+from densekit.errors import ConfigError, DeviceError
 from densekit.tasks import create_task
-from densekit.tasks.common import fingerprint
+from densekit.tasks.common import batches, fingerprint
 from densekit.tasks.seg import Segmentation
 from densekit.tasks.sr import SuperResolution
 from tests.training_data import seg_config, sr_config, write_masked, write_pictures
@@ -117,3 +119,53 @@ def test_a_fingerprint_counts_names_and_not_their_order(tmp_path):
     assert fingerprint([a, b]) == fingerprint([b, a])
     assert fingerprint([a, b]).startswith("2 files ")
     assert len({fingerprint(paths) for paths in ([a, b], [a, c], [a], [a, b, c], [])}) == 5
+
+
+def kill_a_worker():
+    """Kills one of this process's children."""
+    children = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    os.kill(next(int(line.split()[0]) for line in children if " ps " not in line), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_killed_worker_costs_no_batch_and_repeats_none(tmp_path, capsys):
+    config = sr_config(write_pictures(tmp_path / "pictures"), data={"num_workers": 2})
+    data = create_task(config).data
+    expected = list(islice(batches(data, config, 3), 12))
+    found, source = [], batches(data, config, 3)
+    for index in range(12):
+        found.append(next(source))
+        if index in (2, 7):
+            kill_a_worker()
+    source.close()
+    for one, other in zip(found, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert "warning: a loader process died; starting new ones (1 of 3 times)" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_that_die_again_and_again_end_the_run(tmp_path):
+    config = sr_config(write_pictures(tmp_path / "pictures"), data={"num_workers": 1})
+    source = batches(create_task(config).data, config, 0)
+
+    def drain():
+        for _ in source:
+            kill_a_worker()
+
+    with pytest.raises(DeviceError, match=r"loader processes died 4 times.*lower data.num_workers \(now 1\)"):
+        drain()
+
+
+def test_other_errors_of_the_data_are_not_retried(tmp_path):
+    config = sr_config(write_pictures(tmp_path / "pictures"))
+    data = create_task(config).data
+
+    class Broken(type(data)):
+        def __getitem__(self, item):
+            raise RuntimeError("broken")
+
+    data.__class__ = Broken
+    with pytest.raises(RuntimeError, match="broken"):
+        next(batches(data, config, 0))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from itertools import product
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 from densekit.config import OptimConfig
-from densekit.train.optim import create_average, create_optimizer, learning_rate
+from densekit.errors import ConfigError
+from densekit.train.optim import clip_gradients, create_average, create_optimizer, learning_rate, set_rate
 
 
 def rates(total_steps, **config):
@@ -97,3 +99,60 @@ def test_without_decay_the_average_is_the_network():
         nn.init.normal_(net.weight)
         average.update_parameters(net)
     assert torch.equal(average.module.weight, net.weight)
+
+
+def test_step_reduces_the_rate_every_so_many_steps_and_not_below_the_lowest():
+    found = rates(10, schedule="step", step_every=3, step_factor=0.1, learning_rate=1.0, min_learning_rate=0.02)
+    assert found == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.02, 0.02, 0.02, 0.02])
+
+
+def small_net():
+    return nn.Sequential(OrderedDict(stem=nn.Linear(2, 3), head=nn.Linear(3, 1)))
+
+
+def test_patterns_give_parameters_rates_of_their_own_and_the_first_that_fits_counts():
+    net = small_net()
+    config = OptimConfig(name="sgd", learning_rate=1.0, rates={"stem.bias": 0, "stem.*": 0.1})
+    optimizer = create_optimizer(net, config)
+    set_rate(optimizer, 0.5)
+    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert found == {id(net.stem.weight): 0.05, id(net.head.weight): 0.5, id(net.head.bias): 0.5}
+    assert not net.stem.bias.requires_grad
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon", "sgd", "rmsprop"])
+def test_frozen_parameters_stay_with_every_optimizer(name):
+    net = small_net()
+    before = copy.deepcopy(net.state_dict())
+    optimizer = create_optimizer(net, OptimConfig(name=name, weight_decay=0.1, rates={"stem.*": 0}))
+    net(torch.randn(4, 2)).square().sum().backward()
+    optimizer.step()
+    assert [torch.equal(value, before[key]) for key, value in net.state_dict().items()] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ({"stm.*": 0.1}, r"^optim.rates: 'stm\.\*' fits no parameter; their names go from stem\.weight to head\.bias$"),
+        ({"*": 0}, "^optim.rates: freezes every parameter; leave some to be trained$"),
+    ],
+)
+def test_patterns_that_fit_nothing_or_freeze_all_are_refused(pattern, message):
+    with pytest.raises(ConfigError, match=message):
+        create_optimizer(small_net(), OptimConfig(rates=pattern))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_the_gradient_is_clipped_as_if_the_loss_had_not_been_scaled(scale):
+    net, reference = small_net(), small_net()
+    reference.load_state_dict(net.state_dict())
+    optimizer = create_optimizer(net, OptimConfig())
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale > 1)
+    x = torch.randn(4, 2)
+    scaler.scale(net(x).square().sum()).backward()
+    reference(x).square().sum().backward()
+    norm = clip_gradients(net, optimizer, scaler, 0.1)
+    expected = nn.utils.clip_grad_norm_(reference.parameters(), 0.1)
+    torch.testing.assert_close(norm, expected)
+    for a, b in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
