@@ -27,7 +27,7 @@ import densekit
 from densekit.errors import ConfigError, suggest
 from densekit.faults import Faults
 from densekit.files import printable
-from densekit.plain_yaml import dotted, read_yaml, shorten
+from densekit.plain_yaml import read_yaml, shorten
 
 MAX_BYTES = 1 << 20  # a long config has 10 KiB
 SUFFIXES = (".yaml", ".yml")
@@ -179,8 +179,13 @@ class TrainConfig(_Section):
         default=None, description="Evaluations without a better figure after which training ends; null: never."
     )
     keep: Int = Field(default=2, ge=1, le=1000, description="Saved states that are kept, the newest ones.")
-    loss: Literal["l1", "charbonnier", "luma", "ce", "bce", "ce+dice", "bce+dice"] | None = Field(
-        default=None, description="sr: l1, charbonnier or luma; seg: the others; null takes the task's own."
+    loss: Text | None = Field(
+        default=None,
+        description="Losses joined by +, such as ce+0.5*dice. sr: l1, charbonnier, luma, fft; seg: ce, bce, focal, "
+        "bfocal, ohem, dice, jaccard, tversky, focal-tversky, lovasz; null takes the task's own.",
+    )
+    label_smoothing: Float = Field(
+        default=0.0, ge=0, lt=1, description="seg: share of the other classes in ce and bce."
     )
     class_weights: Literal["none", "median-freq", "sqrt-median-freq"] = Field(
         default="none", description="seg: class weights in the loss, by frequency in the training masks."
@@ -191,13 +196,20 @@ class TrainConfig(_Section):
 class EvalConfig(_Section):
     """How a validation picture is scored."""
 
-    protocol: Literal["rdn-y", "rgb", "camvid11-360x480", "dataset-iou", "binary"] | None = Field(
-        default=None, description="sr: rdn-y or rgb; seg: the others; null takes the task's own."
+    protocol: Literal["rdn-y", "rgb", "camvid11-360x480", "voc21", "cityscapes19", "dataset-iou", "binary"] | None = (
+        Field(default=None, description="sr: rdn-y or rgb; seg: the others; null takes the task's own.")
     )
 
 
-_TASK_LOSSES = {"sr": ("l1", "charbonnier", "luma"), "seg": ("ce", "bce", "ce+dice", "bce+dice")}
-_TASK_PROTOCOLS = {"sr": ("rdn-y", "rgb"), "seg": ("camvid11-360x480", "dataset-iou", "binary")}
+_TASK_LOSSES = {
+    "sr": ("l1", "charbonnier", "luma", "fft"),
+    "seg": ("ce", "bce", "focal", "bfocal", "ohem", "dice", "jaccard", "tversky", "focal-tversky", "lovasz"),
+}
+_LOSS = re.compile(r"(?:(\d+(?:\.\d+)?|\.\d+) *\* *)?([\w-]+)")  # 0.5*dice
+_TASK_PROTOCOLS = {
+    "sr": ("rdn-y", "rgb"),
+    "seg": ("camvid11-360x480", "voc21", "cityscapes19", "dataset-iou", "binary"),
+}
 _SEG_ONLY = ("masks", "val_masks", "classes", "palette")
 
 
@@ -248,12 +260,15 @@ def _faults_together(config: Config) -> Iterator[tuple[str, str]]:
         yield "optim.warmup_steps", f"must be less than train.total_steps ({train.total_steps})"
     if optim.min_learning_rate > optim.learning_rate:
         yield "optim.min_learning_rate", f"must not exceed optim.learning_rate ({optim.learning_rate})"
-    for key, value, fitting in (
-        ("train.loss", train.loss, _TASK_LOSSES[task]),
-        ("eval.protocol", config.eval.protocol, _TASK_PROTOCOLS[task]),
-    ):
-        if value is not None and value not in fitting:
-            yield key, f"does not fit task {task}; use {' or '.join(map(repr, fitting))}"
+    protocol, protocols = config.eval.protocol, _TASK_PROTOCOLS[task]
+    if protocol is not None and protocol not in protocols:
+        yield "eval.protocol", f"does not fit task {task}; use {' or '.join(map(repr, protocols))}"
+    for part in train.loss.split("+") if train.loss is not None else ():
+        found, known = _LOSS.fullmatch(part.strip()), _TASK_LOSSES[task]
+        if found is None or found[2] not in known:
+            name = found[2] if found else part.strip()
+            hint = suggest(name, known) or f"; use {' or '.join(map(repr, known))}"
+            yield "train.loss", f"task {task} has no loss {shorten(name)}{hint}"
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -264,32 +279,16 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: no such config, or the faults of file and overrides: all of them, one line each.
     """
-    path, text = _read_config(name_or_path)
+    path, text = find_and_read(name_or_path)
     return parse_config(text, overrides, source=printable(path))
 
 
-def annotated_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
-    """Returns the YAML of a config with every default written out and, as a comment, where each value is from.
+def find_and_read(name_or_path: str | Path) -> tuple[Path, str]:
+    """Returns the path and the text of a config file, or of the shipped config of that name.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: there is none, or it cannot be read.
     """
-    path, text = _read_config(name_or_path)
-    config = parse_config(text, overrides, source=printable(path))
-    origins = {dotted(key): f"{printable(path.name)}:{line}" for key, line in read_yaml(text).lines.items()}
-    origins |= dict.fromkeys((override.partition("=")[0] for override in overrides), "command line")
-    section, lines = "", []
-    for line in config.to_yaml().splitlines():
-        if found := re.match(r"( *)(\w+):", line):
-            key = f"{section}.{found[2]}" if found[1] else found[2]
-            section = section if found[1] else key
-            is_section = line.endswith(":") and not found[1]
-            line = line if is_section else f"{line}  # {origins.get(key, 'default')}"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def _read_config(name_or_path: str | Path) -> tuple[Path, str]:
     path = _find_config(str(name_or_path))
     try:
         if path.stat().st_size > MAX_BYTES:

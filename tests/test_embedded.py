@@ -34,14 +34,14 @@ def test_a_card_says_data_licence_recipe_and_a_figure_with_its_protocol(name):
 
 
 @needs_data
-@pytest.mark.parametrize(("name", "gain"), [("rdn-tiny-x2", 3.5), ("rdn-tiny-x4", 2.5)])
-def test_super_resolution_reaches_its_stated_psnr_on_set5(name, gain):
+@pytest.mark.parametrize(("name", "least"), [("rdn-tiny-x2", 37.6), ("rdn-tiny-x4", 31.4)])
+def test_super_resolution_reaches_its_stated_psnr_on_set5(name, least):
     model = densekit.load(name)
     pairs = [make_pair(read_rgb(path), model.scale) for path in list_pictures([DATA / "set5" / "HR"])]
     figure = np.mean([psnr(model.predict(lr), hr, protocol="rdn-y", scale=model.scale) for lr, hr in pairs])
     stated = model.card.metrics
     assert figure == pytest.approx(stated["psnr"], abs=0.005)  # the figure is of float32 weights, these are float16
-    assert figure > stated["bicubic"] + gain
+    assert figure >= least
 
 
 def confusion(name: str, images: Path, masks: Path, ignore_index: int, step: int = 1) -> ConfusionMatrix:

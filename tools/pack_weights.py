@@ -63,7 +63,7 @@ def datasets(folders: list[str]) -> list[Dataset]:
 
 def full_card(card: Card, config: Config, recipe: str) -> Card:
     """Returns a run's card with everything that a stranger wants to know of the model."""
-    train, val = datasets(config.data.train), datasets(config.data.val)
+    train, val = datasets(train_folders(config)), datasets(config.data.val)
     metrics = {key: round(value, 4) for key, value in card.metrics.items() if isinstance(value, float)}
     if config.task == "sr":
         scale, protocol = config.model.kwargs["scale"], card.metrics["protocol"]
@@ -72,9 +72,17 @@ def full_card(card: Card, config: Config, recipe: str) -> Card:
         card,
         metrics={**metrics, "protocol": card.metrics["protocol"], "data": ", ".join(data.title for data in val)},
         data=", ".join(data.title for data in train),
-        licence=card.licence or "; ".join(data.licence for data in train),
+        licence=config.data.licence or "; ".join(data.licence for data in train),
         recipe=recipe,
     )
+
+
+def train_folders(config: Config) -> list[str]:
+    """Returns the folders that a network was trained on, in the runs that this one goes on from too."""
+    if config.train.initial_weights is None:
+        return config.data.train
+    before = load_config(Path(config.train.initial_weights).with_name("config.yaml"))
+    return [*train_folders(before), *config.data.train]
 
 
 def bicubic_psnr(folders: list[str], scale: int, protocol: str) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from densekit import __version__
+from densekit.cli.bn import bn
 from densekit.cli.models import models
 from densekit.cli.process import describe
 from densekit.cli.seg import seg
@@ -32,6 +33,7 @@ def root() -> None:
 root.add_command(sr)
 root.add_command(seg)
 root.add_command(models)
+root.add_command(bn)
 
 
 def main(args: Sequence[str] | None = None) -> int:

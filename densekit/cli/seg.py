@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from densekit.cli.options import predict_options
+from densekit.cli.check import seg_check
+from densekit.cli.evaluate import Lines, check_reports, eval_options, load_for, named
+from densekit.cli.options import Choice, predict_options
 from densekit.cli.process import tune_allocator
 from densekit.cli.train import run_training, train_options
+from densekit.errors import ConfigError
 
 if TYPE_CHECKING:
     from densekit.cli.batch import Done, OnTile
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def seg() -> None:
-    """Segmentation: the class of every pixel; predict and train."""
+    """Segmentation: the class of every pixel; predict, train, eval and check."""
 
 
 @seg.command()
@@ -98,11 +101,97 @@ def predict(
 
 @seg.command()
 @train_options
-def train(name: str, overrides: tuple[str, ...], run_dir: str | None, resume: bool, device: str) -> None:
+def train(name: str, overrides: tuple[str, ...], run_dir: str | None, **options: Any) -> None:
     """Trains a segmentation network.
 
     CONFIG is a YAML file or the name of a shipped config, such as seg/fc_densenet_camvid; KEY=VALUE changes one key of
     it, such as train.seed=1. Prints the path of the weights of the last step; the best ones by the validation figure
     are in best.safetensors beside it.
     """
-    run_training("seg", name, overrides, run_dir, resume=resume, device=device)
+    run_training("seg", name, overrides, run_dir, **options)
+
+
+@seg.command("eval")
+@eval_options
+@click.option("--images", metavar="DIR", help="Pictures for the model.")
+@click.option("--masks", required=True, metavar="DIR", help="Masks of class numbers, paired by name.")
+@click.option("--predictions", metavar="DIR", help="Masks that are there already, paired by name, instead of -m.")
+@click.option("--num-classes", type=click.IntRange(2, 256), metavar="N", help="Of the masks in --predictions.")
+@click.option(
+    "--ignore-index", type=click.IntRange(min=0), metavar="N",
+    help="Label whose pixels count nowhere [default: the protocol's, or 255].",
+)  # fmt: skip
+@click.option("--calibration", is_flag=True, help="Also compare probabilities with how often the class is right.")
+@click.option("--boundary", type=click.IntRange(min=1), metavar="PX", help="Also score outlines, to PX pixels.")
+@click.option(
+    "--bn", type=Choice(("running", "batch")), default="running", show_default=True,
+    help="Statistics of batch norms: the model's own, or those of each batch.",
+)  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="For --bn batch.")
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    model: str | None,
+    protocol: str | None,
+    tile: Tile,
+    device: str,
+    precision: str,
+    reports: tuple[str, ...],
+    as_json: bool,
+    images: str | None,
+    masks: str,
+    predictions: str | None,
+    num_classes: int | None,
+    ignore_index: int | None,
+    calibration: bool,
+    boundary: int | None,
+    bn: str,
+    batch_size: int,
+) -> int:
+    """Measures a network, or a folder of predicted masks, against masks.
+
+    Prints one line for the set, with its protocol and the statistics that batch norms used; the pictures' lines go to
+    stderr. A picture that cannot be scored is an error line, and the figures say of how many they are.
+    """
+    if (model is None) == (predictions is None):
+        raise ConfigError("seg eval needs either -m MODEL or --predictions DIR, a folder of masks")
+    if model is not None and images is None:
+        raise ConfigError("seg eval -m needs --images DIR, the pictures that belong to the masks")
+    check_reports(reports)
+    tune_allocator()
+
+    from densekit.evaluate import evaluate_seg
+
+    segmenter, about = load_for(model, "seg", device, precision)
+    if bn == "batch":
+        click.echo("warning: --bn batch: a result depends on the other pictures of its batch", err=True)
+    lines = Lines(as_json, {**about, "batch_size": batch_size})
+    with lines.shown():
+        evaluation = evaluate_seg(
+            segmenter,
+            images,
+            masks,
+            predictions=predictions,
+            protocol=protocol,
+            num_classes=num_classes,
+            ignore_index=ignore_index,
+            calibration=calibration,
+            boundary=boundary,
+            bn=bn if segmenter else None,
+            batch_size=batch_size,
+            tile=tile,
+            conditions=named(about, context),
+            follow=lines,
+        )
+    told = evaluation.conditions
+    if not as_json:
+        lines.classes(evaluation)
+    notes = [f"protocol {told['protocol']}"]
+    notes += [f"bn {told['bn_mode']}"] if "bn_mode" in told else []
+    notes += [f"batches of {batch_size}"] if told.get("bn_mode") == "batch" else []
+    notes += [f"windows of {told['tile']}"] if told.get("tile", "whole") != "whole" else []
+    keys = (evaluation.metric, "accuracy", "boundary_miou", "boundary_f1", "ece")
+    return lines.finish(evaluation, told["set"], keys, notes, reports)
+
+
+seg.add_command(seg_check)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from densekit.cli.check import sr_check
+from densekit.cli.evaluate import Lines, check_reports, eval_options, load_for, named
 from densekit.cli.options import predict_options
 from densekit.cli.process import tune_allocator
 from densekit.cli.train import run_training, train_options
+from densekit.errors import ConfigError
 
 if TYPE_CHECKING:
     from densekit.cli.batch import Done, OnTile
@@ -21,7 +24,7 @@ DEFAULT_MODEL = "rdn-tiny-x4"
 
 @click.group()
 def sr() -> None:
-    """Super-resolution: larger pictures; predict and train."""
+    """Super-resolution: larger pictures; predict, train, eval and check."""
 
 
 @sr.command()
@@ -99,11 +102,84 @@ def predict(
 
 @sr.command()
 @train_options
-def train(name: str, overrides: tuple[str, ...], run_dir: str | None, resume: bool, device: str) -> None:
+def train(name: str, overrides: tuple[str, ...], run_dir: str | None, **options: Any) -> None:
     """Trains a super-resolution network.
 
     CONFIG is a YAML file or the name of a shipped config, such as sr/rdn_tiny_x2; KEY=VALUE changes one key of it, such
     as train.seed=1. Prints the path of the weights of the last step; the best ones by the validation figure are in
     best.safetensors beside it.
     """
-    run_training("sr", name, overrides, run_dir, resume=resume, device=device)
+    run_training("sr", name, overrides, run_dir, **options)
+
+
+@sr.command("eval")
+@eval_options
+@click.option("--hr", required=True, metavar="DIR|SET", help="Originals: a folder, or a test set such as Set5 by name.")
+@click.option("--lr", metavar="DIR", help="Low-resolution pictures, paired by name [default: made from the originals].")
+@click.option("--sr", "results", metavar="DIR", help="Results that are there already, paired by name, instead of -m.")
+@click.option("--scale", type=click.IntRange(min=1), metavar="N", help="Of the results in --sr.")
+@click.option("--self-ensemble", is_flag=True, help="Mean over 8 flips and turns.")
+@click.option("--metrics", default="psnr,ssim", show_default=True, metavar="NAME,...", help="What to measure.")
+@click.option("--explain", is_flag=True, help="Also show the figures by every other protocol.")
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    model: str | None,
+    protocol: str | None,
+    tile: Tile,
+    device: str,
+    precision: str,
+    reports: tuple[str, ...],
+    as_json: bool,
+    hr: str,
+    lr: str | None,
+    results: str | None,
+    scale: int | None,
+    self_ensemble: bool,
+    metrics: str,
+    explain: bool,
+) -> int:
+    """Measures a network, or a folder of results, against originals.
+
+    Originals are cropped to a multiple of the scale and reduced as the benchmarks are, unless --lr has the reduced
+    ones. Prints one line for the set, with its protocol; the pictures' lines go to stderr. A picture that cannot be
+    scored is an error line, and the mean says of how many it is.
+    """
+    if (model is None) == (results is None):
+        raise ConfigError("sr eval needs either -m MODEL or --sr DIR, a folder of results")
+    check_reports(reports)
+    tune_allocator()
+
+    from densekit.evaluate import evaluate_sr
+    from densekit.evaluate.sets import find_set
+
+    find_set(hr)  # before the weights are loaded
+    upscaler, about = load_for(model, "sr", device, precision)
+    keys = [name.strip() for name in metrics.split(",") if name.strip()]
+    lines = Lines(as_json, {**about, "self_ensemble": self_ensemble})
+    with lines.shown():
+        evaluation = evaluate_sr(
+            upscaler,
+            hr,
+            lr=lr,
+            sr=results,
+            scale=scale,
+            protocol=protocol or "rdn-y",
+            metrics=keys,
+            explain=explain,
+            tile=tile,
+            self_ensemble=self_ensemble,
+            conditions=named(about, context),
+            follow=lines,
+        )
+    told = evaluation.conditions
+    if explain and not as_json:
+        lines.explain(evaluation)
+    notes = [f"protocol {told['protocol']}"]
+    notes += [f"LR {told['resize']}"] if "resize" in told else []
+    notes += ["self-ensemble"] if "self_ensemble" in told else []
+    notes += [told["grey"]] if "grey" in told else []
+    return lines.finish(evaluation, f"{told['set']} x{told['scale']}", keys, notes, reports)
+
+
+sr.add_command(sr_check)

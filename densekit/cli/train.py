@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from densekit import __version__
 from densekit.cli import options
 from densekit.cli.process import tune_allocator
-from densekit.errors import ConfigError, DensekitError, DeviceError
+from densekit.errors import ConfigError, DataError, DensekitError, DeviceError
 from densekit.files import printable
+
+if TYPE_CHECKING:
+    from densekit.config import Config
 
 
 def train_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what both train commands take."""
     for option in (
         options.device,
+        click.option("--print-config", is_flag=True, help="Print the config, and where each value is from; then end."),
+        click.option("--dry-run", is_flag=True, help="Load the data, take two steps, say what a run costs; then end."),
         click.option("--resume", is_flag=True, help="Continue from the newest state of the run."),
         click.option("--run", "run_dir", metavar="DIR", help="Folder of the run [default: runs/NAME of the config]."),
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
@@ -29,9 +35,17 @@ def train_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_training(
-    task: str, name: str, overrides: tuple[str, ...], run_dir: str | None, *, resume: bool, device: str
+    task: str,
+    name: str,
+    overrides: tuple[str, ...],
+    run_dir: str | None,
+    *,
+    resume: bool,
+    dry_run: bool,
+    print_config: bool,
+    device: str,
 ) -> None:
-    """Trains a network of `task` and prints the path of its weights.
+    """Trains a network of `task` and prints the path of its weights; or rehearses that, and writes nothing.
 
     Raises:
         ConfigError: the config is wrong or for another task, or the run's folder is taken.
@@ -41,18 +55,24 @@ def run_training(
         Interrupted: SIGINT or SIGTERM, after saving.
     """
     from densekit.config import load_config
+    from densekit.origins import annotated_config
 
     config = load_config(name, overrides)
     if config.task != task:
         raise ConfigError(f"{printable(name)}: its task is {config.task}; use densekit {config.task} train")
+    if print_config or dry_run:
+        click.echo(annotated_config(name, overrides), nl=False)
+    if print_config:
+        return
     tune_allocator()
 
     import torch
 
+    from densekit import ranks
     from densekit.predict.device import choose_device
     from densekit.tasks import create_task
     from densekit.tiling import OUT_OF_MEMORY
-    from densekit.train import train
+    from densekit.train import rehearse, train
 
     kind = choose_device(device).type
     folder = Path(run_dir or Path("runs", Path(name).stem))
@@ -62,8 +82,16 @@ def run_training(
         f"{printable(folder)}",
         err=True,
     )
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # torchrun started all ranks anew
     try:
-        figures = train(create_task(config), config, folder, resume=resume, device=kind)
+        with ranks.joined(kind):
+            if dry_run:
+                check_data(config)
+                for line in rehearse(create_task(config), config, kind):
+                    click.echo(line, err=True)
+                return
+            figures = train(create_task(config), config, folder, resume=resume or restarted, device=kind)
+            is_first = ranks.rank() == 0
     except DensekitError:
         raise
     except (RuntimeError, MemoryError) as error:
@@ -73,6 +101,24 @@ def run_training(
             f"a batch of {config.train.batch_size} crops of {config.train.crop_size} pixels does not fit {kind} "
             "memory; lower train.batch_size or train.crop_size, and raise train.accumulate instead"
         ) from error
+    if not is_first:
+        return
     for key, value in figures.items():
         click.echo(f"{key} {value:.4f}", err=True)
     click.echo(str(folder / "last.safetensors").encode(errors="surrogateescape"))
+
+
+def check_data(config: Config) -> None:
+    """Prints every fault of the data that a config names.
+
+    Raises:
+        DataError: some of them are errors.
+    """
+    from densekit.datasets.checks import check_config
+    from densekit.datasets.checks.text import text_lines
+
+    result = check_config(config)
+    for line in text_lines(result):
+        click.echo(line, err=True)
+    if result.errors:
+        raise DataError(f"the data has {len(result.errors)} errors; mend them (densekit {config.task} check has all)")

@@ -28,12 +28,18 @@ class Draws(Sampler[tuple[int, int]]):
         num_samples: of the data set.
         seed: of the run.
         start: first draw, step * batch_size.
+        batch_size: of all processes together.
+        part: (rank, ranks), which slice of each batch is drawn.
     """
 
-    def __init__(self, num_samples: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self, num_samples: int, seed: int, start: int = 0, *, batch_size: int = 1, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self.num_samples = num_samples
         self.seed = seed
         self.start = start
+        self.batch_size = batch_size
+        self.part = part
 
     def index_of(self, draw: int) -> int:
         """Returns the index that belongs to a draw."""
@@ -45,7 +51,9 @@ class Draws(Sampler[tuple[int, int]]):
         while True:
             epoch, first = divmod(draw, self.num_samples)
             for index in self._order(epoch)[first:]:
-                yield draw, int(index)
+                rank, ranks = self.part
+                if draw % self.batch_size * ranks // self.batch_size == rank:
+                    yield draw, int(index)
                 draw += 1
 
     def _order(self, epoch: int) -> NDArray[np.int64]:

@@ -76,7 +76,8 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         shrink: factors at which each picture enters, such as (1, 0.7): reduced copies add detail per pixel and hide
             the blocks of JPEG files.
 
-    `origins` are the files of the items. Pictures and copies that are smaller than a crop are left out; `left_out` lists those of which nothing is left.
+    Pictures and copies that are smaller than a crop are left out; `left_out` lists those of which nothing is left,
+    `origins` the file of each pair.
 
     Items: for (draw, index), lr (3, crop, crop) and hr (3, scale crop, scale crop), uint8, flipped and turned alike.
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.errors import ConfigError, DataError
-
-CHUNK = 2**16  # pixels counted at once, so that what lies between steps stays in the cache
+from densekit.errors import ConfigError
+from densekit.metrics.labels import check_classes, count_pairs, mean, plain, ratio
 
 
 class ConfusionMatrix:
@@ -25,19 +24,15 @@ class ConfusionMatrix:
         ignore_index: A label whose pixels count nowhere, such as 255 or CamVid's 11; outside 0 .. C - 1.
 
     Attributes:
-        matrix: (C, C) int64; row: the true class, column: the predicted one.
+        matrix: (C, C) int64; row: the true class, column: the predicted one. Counts of several processes add up:
+            `torch.distributed.all_reduce(torch.from_numpy(matrix.matrix))` sums them in place.
 
     Raises:
         ConfigError: fewer than 2 classes, or an `ignore_index` that is one of them.
     """
 
     def __init__(self, num_classes: int, ignore_index: int | None = None) -> None:
-        if num_classes < 2:
-            raise ConfigError(f"num_classes is {num_classes}; expected at least 2 (a binary task has 2)")
-        if ignore_index is not None and 0 <= ignore_index < num_classes:
-            raise ConfigError(
-                f"ignore_index {ignore_index} is one of the {num_classes} classes; expected another value"
-            )
+        check_classes(num_classes, ignore_index)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes), dtype=np.int64)
@@ -52,39 +47,7 @@ class ConfusionMatrix:
         Raises:
             DataError: unequal shapes, not integers, a prediction or a label that is no class; nothing is counted then.
         """
-        prediction, target = _integers(prediction, "prediction"), _integers(target, "target")
-        if prediction.shape != target.shape:
-            raise DataError(
-                f"found predictions of shape {prediction.shape} and labels of shape {target.shape}; "
-                "expected equal shapes"
-            )
-        prediction, target = prediction.reshape(-1), target.reshape(-1)
-        C = self.num_classes
-        counts = np.zeros((C + 1) * C, dtype=np.int64)
-        for start in range(0, target.size, CHUNK):
-            part, labels = prediction[start : start + CHUNK], target[start : start + CHUNK]
-            if part.min() < 0 or part.max() >= C:
-                wrong = (prediction < 0) | (prediction >= C)
-                raise DataError(f"found prediction {_describe(prediction, wrong)}; expected classes 0..{C - 1}")
-            if self._is_no_label(labels).any():
-                allowed = f"0..{C - 1}" + ("" if self.ignore_index is None else f", or {self.ignore_index} to ignore")
-                raise DataError(f"found label {_describe(target, self._is_no_label(target))}; expected {allowed}")
-            # one small number for each pixel: label * C + prediction, where ignored labels count as C
-            code = labels.astype(np.uint8 if len(counts) <= 256 else np.int64)
-            if self.ignore_index is not None:
-                np.copyto(code, C, where=labels == self.ignore_index)
-            np.multiply(code, C, out=code)
-            np.add(code, part.astype(code.dtype, copy=False), out=code)
-            counts += np.bincount(code, minlength=len(counts))
-        self.matrix += counts[: C * C].reshape(C, C)
-
-    def _is_no_label(self, target: NDArray[Any]) -> NDArray[np.bool_]:
-        wrong: NDArray[np.bool_] = target >= self.num_classes
-        if target.dtype.kind == "i":
-            wrong |= target < 0
-        if self.ignore_index is not None:
-            wrong &= target != self.ignore_index
-        return wrong
+        self.matrix += count_pairs(prediction, target, self.num_classes, self.ignore_index)
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Adds the counts of `other`, such as those of another process.
@@ -106,15 +69,36 @@ class ConfusionMatrix:
 
     def iou(self) -> NDArray[np.float64]:
         """Returns TP / (TP + FP + FN) of each class: (C,), NaN where the class neither occurs nor is predicted."""
-        return _ratio(self._hits, self._labels + self._predictions - self._hits)
+        return ratio(self._hits, self._labels + self._predictions - self._hits)
 
     def miou(self) -> float:
         """Returns the mean of `iou()` over the classes that have one; NaN before the first pixel."""
-        return float(np.nanmean(self.iou())) if self.valid_pixels else math.nan
+        return mean(self.iou())
+
+    def frequency_weighted_iou(self) -> float:
+        """Returns the mean of `iou()` weighted by the pixels of each true class; NaN before the first pixel.
+
+        Source: Long et al., Fully Convolutional Networks, 2015, section 5.
+        """
+        occurs = self._labels > 0
+        weighted = self._labels[occurs] * self.iou()[occurs]
+        return float(weighted.sum()) / self.valid_pixels if self.valid_pixels else math.nan
+
+    def micro_iou(self) -> float:
+        """Returns the IoU of all classes' pixels pooled, which is a / (2 - a) of the accuracy a, and no mean IoU.
+
+        It is here to be told from `miou`: some tools print it as "IoU", and frequent classes make it look better.
+        """
+        accuracy = self.accuracy()
+        return accuracy / (2 - accuracy)
 
     def dice(self) -> NDArray[np.float64]:
         """Returns 2 TP / (2 TP + FP + FN) of each class, also called F1: (C,), NaN as in `iou`."""
-        return _ratio(2 * self._hits, self._labels + self._predictions)
+        return ratio(2 * self._hits, self._labels + self._predictions)
+
+    def mean_dice(self) -> float:
+        """Returns the mean of `dice()` over the classes that have one; NaN before the first pixel."""
+        return mean(self.dice())
 
     def accuracy(self) -> float:
         """Returns the share of counted pixels whose class is right; NaN before the first pixel."""
@@ -122,7 +106,49 @@ class ConfusionMatrix:
 
     def class_accuracy(self) -> NDArray[np.float64]:
         """Returns TP / (TP + FN) of each class, also called recall: (C,), NaN where the class does not occur."""
-        return _ratio(self._hits, self._labels)
+        return ratio(self._hits, self._labels)
+
+    def mean_class_accuracy(self) -> float:
+        """Returns the mean of `class_accuracy()` over the classes that occur; NaN before the first pixel."""
+        return mean(self.class_accuracy())
+
+    def precision(self) -> NDArray[np.float64]:
+        """Returns TP / (TP + FP) of each class: (C,), NaN where the class is not predicted."""
+        return ratio(self._hits, self._predictions)
+
+    def kappa(self) -> float:
+        """Returns Cohen's kappa: 1 for all right, 0 for no better than chance of the same class shares.
+
+        NaN before the first pixel, and where chance alone is always right (a single class on both sides).
+        """
+        if not self.valid_pixels:
+            return math.nan
+        # as floats: a product of two counts may pass 2**63
+        chance = float(self._labels / self.valid_pixels @ (self._predictions / self.valid_pixels))
+        return (self.accuracy() - chance) / (1 - chance) if chance < 1 else math.nan
+
+    def figures(self) -> dict[str, Any]:
+        """Returns every figure by its full name, ready for JSON: numbers, lists with one entry a class, None for NaN.
+
+        `classes_in_mean` is the number of classes that `miou` is the mean of.
+        """
+        figures = {
+            "miou": self.miou(),
+            "classes_in_mean": int(np.isfinite(self.iou()).sum()),
+            "accuracy": self.accuracy(),
+            "mean_class_accuracy": self.mean_class_accuracy(),
+            "mean_dice": self.mean_dice(),
+            "frequency_weighted_iou": self.frequency_weighted_iou(),
+            "micro_iou": self.micro_iou(),
+            "kappa": self.kappa(),
+            "valid_pixels": self.valid_pixels,
+            "iou_per_class": self.iou(),
+            "dice_per_class": self.dice(),
+            "accuracy_per_class": self.class_accuracy(),
+            "precision_per_class": self.precision(),
+            "pixels_per_class": self._labels,
+        }
+        return {name: plain(value) for name, value in figures.items()}
 
     @property
     def _hits(self) -> NDArray[np.int64]:
@@ -135,28 +161,3 @@ class ConfusionMatrix:
     @property
     def _predictions(self) -> NDArray[np.int64]:
         return np.asarray(self.matrix.sum(axis=0))
-
-
-def _integers(values: Any, name: str) -> NDArray[Any]:
-    """Returns an integer array of what may be a tensor, without importing torch."""
-    array = np.asarray(values.cpu().numpy() if hasattr(values, "cpu") else values)
-    if array.dtype == np.bool_:
-        return array.view(np.uint8)
-    if array.dtype.kind not in "iu":
-        raise DataError(f"found a {name} of {array.dtype}; expected integers (take the argmax of scores first)")
-    return array
-
-
-def _describe(values: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
-    """Returns the smallest of the wrong values and how often it occurs, for a message."""
-    found, counts = np.unique(values[wrong], return_counts=True)
-    text = f"{found[0]} at {counts[0]} pixel" + ("s" if counts[0] > 1 else "")
-    others = len(found) - 1
-    return text + (f" and {others} more such value" + ("s" if others > 1 else "") if others else "")
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns part / whole of each class, NaN where whole is 0."""
-    ratio = np.full(len(whole), np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio

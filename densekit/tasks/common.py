@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from densekit import ranks
+from densekit.cards import read_card
 from densekit.checkpoint import load_model
 from densekit.config import Config
 from densekit.datasets.draws import Draws
@@ -82,20 +84,35 @@ def new_model(config: Config) -> nn.Module:
     return net
 
 
+def trained_on(config: Config) -> tuple[str, str]:
+    """Returns data and licence of a checkpoint: the config's, and those of the weights that it starts from."""
+    cards = [read_card(find_weights(config.train.initial_weights))] if config.train.initial_weights else []
+    data = [*(card.data for card in cards), ", ".join(dict.fromkeys(config.data.train))]
+    licences = [*(card.licence for card in cards), config.data.licence]
+    return "; ".join(dict.fromkeys(filter(None, data))), "; ".join(dict.fromkeys(filter(None, licences)))
+
+
 def batches(data: Pairs | MaskedImages, config: Config, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields batches from the forward pass `start` on; the same ones with any number of workers.
+    """Yields batches from the forward pass `start` on, or this process's slices; the same with any number of workers.
 
     Where a worker dies, new ones go on at the batch that is missing, at most `RESTARTS` times.
 
     Raises:
+        ConfigError: a batch that the processes cannot share equally.
         DeviceError: a worker died once more.
     """
     size, deaths = config.train.batch_size, 0
+    if size % ranks.count():
+        raise ConfigError(
+            f"train.batch_size={size}: cannot be divided among {ranks.count()} processes; make it a multiple"
+        )
     while True:
         loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             data,
-            size,
-            sampler=Draws(len(data), config.train.seed, start * size),
+            size // ranks.count(),
+            sampler=Draws(
+                len(data), config.train.seed, start * size, batch_size=size, part=(ranks.rank(), ranks.count())
+            ),
             num_workers=config.data.num_workers,
             worker_init_fn=leave_signals,
             generator=torch.Generator(),  # its own: the loader must not move the random state that dropout uses

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from densekit import ranks
 from densekit.cards import Card
 from densekit.config import Config
 from densekit.datasets.masks import MaskedImages, median_frequency_weights, pair_masks
@@ -17,8 +18,8 @@ from densekit.datasets.transforms import Augment
 from densekit.errors import ConfigError, DataError
 from densekit.files import printable
 from densekit.losses import IGNORE, segmentation_loss
-from densekit.metrics import ConfusionMatrix
-from densekit.tasks.common import batches, check_network, fingerprint, new_model, sources
+from densekit.metrics import ConfusionMatrix, check_camvid_split, seg_protocol
+from densekit.tasks.common import batches, check_network, fingerprint, new_model, sources, trained_on
 
 
 class Segmentation:
@@ -36,15 +37,16 @@ class Segmentation:
         self.metric = "iou" if self.binary else "miou"
         self.protocol = config.eval.protocol or ("binary" if self.binary else "dataset-iou")
         loss = train.loss or ("bce+dice" if self.binary else "ce")
-        check_loss(loss, self.binary, train.class_weights)
+        weights = None if train.class_weights == "none" else torch.ones(self.ids)
+        segmentation_loss(loss, weights, label_smoothing=train.label_smoothing)  # finds what does not go together
         check_network(config, 1, self.num_classes)
         augment = Augment(data.augment, train.crop_size, train.seed)
         self.data = MaskedImages(pair_masks(data.train, data.masks), self.ids, data.ignore_index, augment)
         val = pair_masks(data.val, data.val_masks) if data.val else []
         self.val = MaskedImages(val, self.ids, data.ignore_index)
-        check_protocol(self.protocol, self.num_classes, self.val)
+        check_protocol(self.protocol, self.num_classes, self.data, self.val)
         self.fingerprint = fingerprint([*self.data.paths, *self.val.paths])
-        self.criterion = segmentation_loss(loss, self._class_weights())
+        self.criterion = segmentation_loss(loss, self._class_weights(), label_smoothing=train.label_smoothing)
 
     def _class_weights(self) -> Tensor | None:
         kind, data = self.config.train.class_weights, self.config.data
@@ -85,11 +87,12 @@ class Segmentation:
             return {}
         device = next(net.parameters()).device
         matrix = ConfusionMatrix(self.ids, ignore_index=IGNORE)
-        for index in range(len(self.val)):
+        for index in range(ranks.rank(), len(self.val), ranks.count()):
             image, ids = self.val[0, index]
             logits = net(image[None].to(device).float() / 255)[0]
             prediction = (logits[0] > 0).byte() if self.binary else logits.argmax(dim=0).byte()
             matrix.update(prediction, ids)
+        matrix.matrix = sum(ranks.gathered(matrix.matrix), start=np.zeros_like(matrix.matrix))
         figures = {"accuracy": matrix.accuracy()}
         if self.binary:
             return {"iou": float(matrix.iou()[1]), **figures}
@@ -97,6 +100,7 @@ class Segmentation:
 
     def card(self, step: int, metrics: dict[str, Any]) -> Card:
         config = self.config
+        data, licence = trained_on(config)
         return Card(
             task="seg",
             model=config.model.name,
@@ -105,8 +109,8 @@ class Segmentation:
             palette=tuple((r, g, b) for r, g, b in config.data.palette),
             step=step,
             metrics={**metrics, "protocol": self.protocol, "data": ", ".join(config.data.val)} if metrics else {},
-            data=", ".join(config.data.train),
-            licence=config.data.licence,
+            data=data,
+            licence=licence,
         )
 
 
@@ -131,33 +135,17 @@ def check_classes(config: Config) -> int:
     return number
 
 
-def check_loss(loss: str, binary: bool, class_weights: str) -> None:
-    """Passes a loss that goes with the network's classes and with class weights.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if ("bce" in loss) != binary:
-        raise ConfigError(
-            f"train.loss={loss}: does not go with model.num_classes {'= 1; use bce' if binary else '> 1; use ce'}"
-        )
-    if binary and class_weights != "none":
-        raise ConfigError(f"train.class_weights={class_weights}: belongs to ce, not to {loss}; remove it")
-
-
-def check_protocol(protocol: str, num_classes: int, val: MaskedImages) -> None:
+def check_protocol(protocol: str, num_classes: int, train: MaskedImages, val: MaskedImages) -> None:
     """Passes a protocol that goes with the network's classes and the validation pictures.
 
     Raises:
         ConfigError: it does not go with the classes.
-        DataError: it does not go with a picture.
+        DataError: it does not go with a picture, or scores frames that are seen in training.
     """
-    wanted = {"binary": num_classes == 1, "camvid11-360x480": num_classes == 11}.get(protocol, num_classes > 1)
-    if not wanted:
+    rule = seg_protocol(protocol)
+    if (protocol == "binary") != (num_classes == 1) or len(rule.classes) not in (0, max(num_classes, 2)):
         raise ConfigError(f"eval.protocol={protocol}: does not go with model.num_classes={num_classes}")
+    for path, (_, ids) in zip(val.origins, val.samples, strict=True):
+        rule.check_size(ids.shape[0], ids.shape[1], path)
     if protocol == "camvid11-360x480":
-        for path, (_, ids) in zip(val.paths[::2], val.samples, strict=True):
-            if ids.shape != (360, 480):
-                raise DataError(
-                    f"{printable(path)}: {ids.shape[1]}x{ids.shape[0]}, but protocol {protocol} needs 480x360"
-                )
+        check_camvid_split(train.origins, val.origins)

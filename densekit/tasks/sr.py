@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from densekit import ranks
 from densekit.cards import Card
 from densekit.config import Config
 from densekit.datasets.pairs import Pairs, Pixels, list_pictures, make_pair, read_rgb, to_chw
 from densekit.errors import DataError
 from densekit.files import printable
-from densekit.losses import SR_LOSSES
+from densekit.losses import super_resolution_loss
 from densekit.metrics import psnr
-from densekit.tasks.common import batches, check_network, fingerprint, new_model, sources
+from densekit.tasks.common import batches, check_network, fingerprint, new_model, sources, trained_on
 
 
 class SuperResolution:
@@ -29,7 +30,7 @@ class SuperResolution:
         self.config = config
         self.scale = config.model.kwargs["scale"]
         self.protocol = config.eval.protocol or "rdn-y"
-        self.criterion = SR_LOSSES[config.train.loss or "l1"]
+        self.criterion = super_resolution_loss(config.train.loss or "l1")
         check_network(config, self.scale, out_channels=3)
         self.data = Pairs(
             config.data.train, self.scale, config.train.crop_size, config.train.seed, shrink=config.data.shrink
@@ -77,20 +78,23 @@ class SuperResolution:
             return {}
         device = next(net.parameters()).device
         figures = []
-        for lr, hr in self.val:
+        for lr, hr in self.val[ranks.rank() :: ranks.count()]:
             y = net(to_chw(lr)[None].to(device).float() / 255)[0]
             sr = (y.float().clamp(0, 1) * 255 + 0.5).floor().byte().permute(1, 2, 0).cpu().numpy()
             figures.append(psnr(sr, hr, protocol=self.protocol, scale=self.scale))
-        return {"psnr": float(np.mean(figures))}
+        parts = ranks.gathered(figures)
+        ordered = [parts[index % len(parts)][index // len(parts)] for index in range(len(self.val))]
+        return {"psnr": float(np.mean(ordered))}
 
     def card(self, step: int, metrics: dict[str, Any]) -> Card:
         config = self.config
+        data, licence = trained_on(config)
         return Card(
             task="sr",
             model=config.model.name,
             arguments=config.model.kwargs,
             step=step,
             metrics={**metrics, "protocol": self.protocol, "data": ", ".join(config.data.val)} if metrics else {},
-            data=", ".join(config.data.train),
-            licence=config.data.licence,
+            data=data,
+            licence=licence,
         )

@@ -50,7 +50,8 @@ class Guard:
         if self.skipped > self.config.train.max_skipped:
             raise self.error(step, what)
         self.run.log({"step": step + 1, "skipped": what})
-        warn(f"step {step}: {what}; skipped ({self.skipped} in a row, {self.config.train.max_skipped} allowed)")
+        if self.run.writes:
+            warn(f"step {step}: {what}; skipped ({self.skipped} in a row, {self.config.train.max_skipped} allowed)")
         return False
 
     def error(self, step: int, what: str) -> DataError:
@@ -59,7 +60,8 @@ class Guard:
         first, last = step * count, (step + 1) * count - 1
         paths = self.task.sources(range(first, last + 1))
         record = {"step": step, "what": what, "draws": [first, last], "files": [printable(path) for path in paths]}
-        atomic_write(self.run.folder / "not_finite.json", (json.dumps(record, indent=1) + "\n").encode())
+        if self.run.writes:
+            atomic_write(self.run.folder / "not_finite.json", (json.dumps(record, indent=1) + "\n").encode())
         return DataError(
             f"step {step}, draws {first} to {last}: {what}; of {shown(paths)}; the last whole state stays in "
             f"{printable(self.run.states)}; start another --run with a lower optim.learning_rate or optim.clip_norm"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from densekit.checkpoint import save_model
+from densekit import ranks
 from densekit.config import Config, TrainConfig, config_hash
 from densekit.errors import Interrupted
-from densekit.files import atomic_write, printable
+from densekit.files import printable
 from densekit.tasks import Task
 from densekit.train.guard import Guard
-from densekit.train.norms import adopt_statistics, freeze_norms
+from densekit.train.norms import adopt_statistics, freeze_norms, has_norms
 from densekit.train.optim import clip_gradients, create_average, create_optimizer, learning_rate, set_rate
 from densekit.train.progress import Watch
 from densekit.train.resume import find_state, restore
@@ -66,7 +68,7 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
         run.write_config(config.to_yaml())
         run.truncate_log(start)
         batches = task.train_batches(start * options.accumulate)
-        forward = torch.compile(net) if options.compile else net
+        forward = make_forward(net, compiled=options.compile)
         began = time.monotonic()
 
         with stop_on_signals() as stop, Watch(options.total_steps, start) as watch:
@@ -77,8 +79,7 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                     freeze_norms(net)
                 rate = learning_rate(config.optim, step, options.total_steps)
                 set_rate(optimizer, rate)
-                torch.manual_seed(options.seed * 1_000_003 + step)  # dropout; integer arithmetic, never hash()
-                loss = add_gradients(task, forward, batches, scaler, config, device)
+                loss = add_gradients(task, forward, batches, scaler, config, device, step)
                 norm = clip_gradients(net, optimizer, scaler, config.optim.clip_norm)
                 if guard.passes(step, loss, norm, scaler):
                     scaler.step(optimizer)
@@ -90,7 +91,8 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                 ends = done == options.total_steps
                 evaluate_now = ends or done % options.eval_every == 0
                 late = options.max_hours is not None and time.monotonic() - began > 3600 * options.max_hours
-                save_now = ends or done % options.checkpoint_every == 0 or late or stop.signum != 0
+                signum, late = max(ranks.gathered((stop.signum, late)))  # all processes end after the same step
+                save_now = ends or done % options.checkpoint_every == 0 or late or signum != 0
                 if (evaluate_now or save_now) and not has_finite_weights(average):
                     raise guard.error(step, "some weights are not finite")
                 if (ends or done % options.log_every == 0) and math.isfinite(loss):
@@ -98,15 +100,14 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                     run.log({"step": done, "loss": loss, "loss_hex": loss.hex(), "lr": rate, "steps_per_s": speed})
                     watch.step(done, f"loss {loss:.4f}")
                 if evaluate_now:
+                    ranks.shared(average.module.buffers())
                     figures = evaluate(task, average.module)
                     if figures:
                         run.log({"step": done, **figures})
                         watch.say(f"step {done}: " + "  ".join(f"{key} {value:.4f}" for key, value in figures.items()))
-                    save_model(run_dir / "last.safetensors", average.module, task.card(done, figures))
-                    stale += 1
-                    if figures.get(task.metric, -math.inf) > best:
-                        best, stale = figures[task.metric], 0
-                        atomic_write(run_dir / "best.safetensors", (run_dir / "last.safetensors").read_bytes())
+                    are_best = figures.get(task.metric, -math.inf) > best
+                    run.write_weights(average.module, task.card(done, figures), are_best=are_best)
+                    best, stale = (figures[task.metric], 0) if are_best else (best, stale + 1)
                     if is_stale(stale, options) and not ends:
                         watch.say(f"step {done}: no better {task.metric} in {stale} evaluations; training ends")
                         ends = save_now = True
@@ -129,10 +130,10 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                     )
                 if ends:
                     break
-                if stop.signum and save_now:
+                if signum:
                     raise Interrupted(
                         f"interrupted at step {done}, saved in {printable(run.states)}; continue with --resume",
-                        stop.signum,
+                        signum,
                     )
                 if late:
                     watch.say(f"step {done}: {options.max_hours:g} hours are over, saved; continue with --resume")
@@ -145,6 +146,15 @@ def is_stale(evaluations: int, options: TrainConfig) -> bool:
     return options.patience is not None and evaluations >= options.patience
 
 
+def make_forward(net: nn.Module, *, compiled: bool) -> Callable[[Tensor], Tensor]:
+    """Returns what calls `net`: itself, or compiled, and where several processes train, with a mean of gradients."""
+    forward: Callable[[Tensor], Tensor] = torch.compile(net) if compiled else net
+    if ranks.count() > 1:
+        assert isinstance(forward, nn.Module)
+        forward = DistributedDataParallel(forward, broadcast_buffers=has_norms(net))  # torch fails on a lone buffer
+    return forward
+
+
 def add_gradients(
     task: Task,
     net: Callable[[Tensor], Tensor],
@@ -152,20 +162,34 @@ def add_gradients(
     scaler: torch.amp.GradScaler,
     config: Config,
     device: str,
+    step: int,
 ) -> float:
-    """Adds the scaled gradients of one step's forward passes to the weights; returns the mean loss of the passes."""
+    """Adds the scaled gradients of one step's forward passes to the weights; returns the mean loss of the passes.
+
+    Passes are numbered over all processes, and dropout is a function of seed, step and that number: two processes do
+    what one does in two passes.
+    """
     options = config.train
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     loss = 0.0
-    for _ in range(options.accumulate):
+    for index in range(options.accumulate):
+        number = index * ranks.count() + ranks.rank()
+        torch.manual_seed(((options.seed * 1_000_003 + step) * 65_536 + number) % 2**63)  # integers, never hash()
         inputs, targets = (tensor.to(device, non_blocking=True) for tensor in next(batches))
         with torch.autocast(
             torch.device(device).type, REDUCED.get(options.precision), enabled=options.precision in REDUCED
         ):
             part = task.loss(net, (inputs.to(memory_format=layout), targets)) / options.accumulate
-        scaler.scale(part).backward()  # type: ignore[no-untyped-call]
+        with waiting(net, index + 1 < options.accumulate):
+            scaler.scale(part).backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
-    return loss
+    losses = ranks.gathered(loss)
+    return sum(losses) / len(losses)
+
+
+def waiting(net: Callable[[Tensor], Tensor], more: bool) -> AbstractContextManager[None]:
+    """Returns the context in which gradients stay in their process, since `more` passes will add to them."""
+    return net.no_sync() if more and isinstance(net, DistributedDataParallel) else nullcontext()
 
 
 @torch.no_grad()

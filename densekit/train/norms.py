@@ -20,3 +20,8 @@ def freeze_norms(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
+
+
+def has_norms(net: nn.Module) -> bool:
+    """Says whether there are batch norms."""
+    return any(isinstance(module, _BatchNorm) for module in net.modules())

@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from densekit import ranks
+
 
 class Watch:
     """Shows the steps of a run.
@@ -25,7 +27,8 @@ class Watch:
         self.began = time.monotonic()
         self.tenth = start * 10 // total
         self.bar: Progress | None = None
-        if self.console.is_terminal:
+        self.is_silent = ranks.rank() > 0
+        if self.console.is_terminal and not self.is_silent:
             self.bar = Progress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", markup=False), console=self.console, refresh_per_second=5,
@@ -55,7 +58,7 @@ class Watch:
         """Prints one line on stderr, above the bar where there is one."""
         if self.bar:
             self.bar.console.print(line)
-        else:
+        elif not self.is_silent:
             print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 

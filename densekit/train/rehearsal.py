@@ -13,7 +13,7 @@ import torch
 from densekit.config import Config
 from densekit.errors import DataError
 from densekit.tasks import Task
-from densekit.train.loop import add_gradients
+from densekit.train.loop import add_gradients, make_forward
 from densekit.train.optim import clip_gradients, create_optimizer, set_rate
 
 STEPS = 2  # the first warms caches and allocators up, the second is measured
@@ -42,12 +42,12 @@ def rehearse(task: Task, config: Config, device: str = "cpu") -> Iterator[str]:
     yield task.describe_data()
 
     scaler = torch.amp.GradScaler(device, enabled=options.precision == "fp16")
-    forward = torch.compile(net) if options.compile else net
+    forward = make_forward(net, compiled=options.compile)
     batches, losses, seconds = task.train_batches(0), [], 0.0
     set_rate(optimizer, config.optim.learning_rate * 1e-3)  # the first steps of a run are small
-    for _ in range(STEPS):
+    for step in range(STEPS):
         began = time.monotonic()
-        losses.append(add_gradients(task, forward, batches, scaler, config, device))
+        losses.append(add_gradients(task, forward, batches, scaler, config, device, step))
         clip_gradients(net, optimizer, scaler, config.optim.clip_norm)
         scaler.step(optimizer)
         scaler.update()

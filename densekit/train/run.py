@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from torch import nn
 
+from densekit import ranks
+from densekit.cards import Card
+from densekit.checkpoint import save_model
 from densekit.errors import CheckpointError, ConfigError
 from densekit.files import atomic_write, printable
 from densekit.train.state import load_state, save_state
@@ -22,12 +26,15 @@ class Run:
     Args:
         folder: made if missing.
         keep: newest states that stay.
+
+    Of several processes only rank 0 writes; to the others everything here but `load` does nothing.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.states = folder / "checkpoints"
         self.keep = keep
+        self.writes = ranks.rank() == 0
         try:
             self.states.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -40,6 +47,10 @@ class Run:
         Raises:
             ConfigError: another process holds it, or it cannot be written.
         """
+        if not self.writes:
+            ranks.wait()  # until rank 0 holds it
+            yield
+            return
         holder, pid = self.folder / ".holder", "unknown"
         lock = FileLock(self.folder / ".lock")
         try:
@@ -56,6 +67,7 @@ class Run:
             holder.write_text(str(os.getpid()))
             for leftover in [*self.folder.glob(".*.tmp*"), *self.states.glob(".*.tmp*")]:
                 leftover.unlink()  # of a process that was killed inside a write
+            ranks.wait()
             yield
         finally:
             holder.unlink(missing_ok=True)
@@ -63,6 +75,8 @@ class Run:
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the state of `state["step"]`; drops all but the newest `keep`, and damaged ones of later steps."""
+        if not self.writes:
+            return
         path = self.states / f"state-{state['step']:08d}.dk"
         save_state(path, state)
         paths = self._paths()
@@ -90,19 +104,31 @@ class Run:
         """Returns the states by step, of which names have eight digits or more."""
         return sorted(self.states.glob("state-*.dk"), key=lambda path: (len(path.name), path.name))
 
+    def write_weights(self, net: nn.Module, card: Card, *, are_best: bool) -> None:
+        """Writes `last.safetensors`, and the same bytes as `best.safetensors` where they are."""
+        if not self.writes:
+            return
+        last = self.folder / "last.safetensors"
+        save_model(last, net, card)
+        if are_best:
+            atomic_write(self.folder / "best.safetensors", last.read_bytes())
+
     def write_config(self, text: str) -> None:
         """Writes the resolved config."""
-        atomic_write(self.folder / "config.yaml", text.encode())
+        if self.writes:
+            atomic_write(self.folder / "config.yaml", text.encode())
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to `metrics.jsonl`."""
+        if not self.writes:
+            return
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def truncate_log(self, step: int) -> None:
         """Drops the records after `step`, and a last line torn by a kill: they will be written again."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
+        if not self.writes or not path.exists():
             return
         kept = []
         for line in path.read_text(errors="replace").splitlines(keepends=True):

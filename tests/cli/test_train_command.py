@@ -8,6 +8,7 @@ import pytest
 
 import densekit.train
 from densekit.cards import read_card
+from densekit.config import load_config, parse_config
 
 SR = """
 task: sr
@@ -129,3 +130,41 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_does(start):
     assert last.startswith("error: interrupted at step ")
     assert last.endswith("saved in runs/tiny/checkpoints; continue with --resume")
     assert list(Path("runs/tiny/checkpoints").glob("state-*.dk"))
+
+
+def test_the_config_is_printed_with_the_origin_of_each_value(run):
+    result = run("sr", "train", "tiny.yaml", "train.seed=3", "--print-config")
+    assert (result.code, result.err) == (0, [])
+    assert "  scale: 2  # tiny.yaml:3" in result.out
+    assert "  seed: 3  # command line" in result.out
+    assert "  keep: 2  # default" in result.out
+    assert parse_config("\n".join(result.out)) == load_config("tiny.yaml", ["train.seed=3"])
+    assert not Path("runs").exists()
+
+
+def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(run):
+    Path("held").mkdir()
+    Path("photos/1.png").rename("held/1.png")
+    before = sorted(Path().rglob("*"))
+    result = run("sr", "train", "tiny.yaml", "data.val=held", "--dry-run", "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "  total_steps: 2  # tiny.yaml:5" in result.out
+    assert result.err[0].startswith("densekit 0.1.0  rdn (sr)  cpu, ")
+    assert [line.split()[0] for line in result.err[-5:]] == ["rdn:", "data:", "2", "peak", "2"]
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_dry_run_ends_where_the_data_has_errors(run):
+    result = run("sr", "train", "tiny.yaml", "--dry-run", "--device", "cpu")
+    assert result.code == 3
+    assert any("leak" in line for line in result.err)
+    assert result.err[-1] == "error: the data has 2 errors; mend them (densekit sr check has all)"
+
+
+def test_a_dry_run_finds_what_a_run_would(run):
+    result = run("sr", "train", "tiny.yaml", "data.train=gone", "--dry-run")
+    assert (result.code, result.err[-1][:28]) == (3, "error: the data has 1 errors")
+    assert any("gone" in line and "no such folder" in line for line in result.err)
+    result = run("sr", "train", "tiny.yaml", "optim.rates={stem*: 0.1}", "data.val=[]", "--dry-run", "--device", "cpu")
+    assert result.code == 2
+    assert result.err[-1].startswith("error: optim.rates: 'stem*' fits no parameter; their names go from sfe1.weight")

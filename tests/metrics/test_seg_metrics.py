@@ -1,13 +1,25 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    jaccard_score,
+    precision_score,
+    recall_score,
+)
 
 from densekit.errors import ConfigError, DataError
 from densekit.metrics import ConfusionMatrix
@@ -28,7 +40,7 @@ def labels(num_classes: int, shape=(3, 200, 210), ignore_index: int | None = Non
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
 @pytest.mark.parametrize(
-    ("num_classes", "ignore_index"), [(2, None), (11, 11), (11, 255), (15, 255), (16, 255), (150, 255)]
+    ("num_classes", "ignore_index"), [(2, None), (11, 11), (11, 255), (19, 255), (150, 255), (255, None)]
 )
 def test_all_figures_equal_those_of_scikit_learn(num_classes, ignore_index, dtype):
     prediction, target = labels(num_classes, ignore_index=ignore_index, dtype=dtype)
@@ -43,6 +55,13 @@ def test_all_figures_equal_those_of_scikit_learn(num_classes, ignore_index, dtyp
     np.testing.assert_allclose(matrix.class_accuracy(), recall_score(truth, found, average=None), rtol=1e-12)
     assert matrix.miou() == pytest.approx(jaccard_score(truth, found, average="macro"), rel=1e-12)
     assert matrix.accuracy() == pytest.approx(accuracy_score(truth, found), rel=1e-12)
+    np.testing.assert_allclose(matrix.precision(), precision_score(truth, found, average=None), rtol=1e-12)
+    assert matrix.mean_class_accuracy() == pytest.approx(balanced_accuracy_score(truth, found), rel=1e-12)
+    assert matrix.mean_dice() == pytest.approx(f1_score(truth, found, average="macro"), rel=1e-12)
+    assert matrix.kappa() == pytest.approx(cohen_kappa_score(truth, found), rel=1e-9)
+    weighted, pooled = (jaccard_score(truth, found, average=kind) for kind in ("weighted", "micro"))
+    assert matrix.frequency_weighted_iou() == pytest.approx(weighted, rel=1e-12)
+    assert matrix.micro_iou() == pytest.approx(pooled, rel=1e-12)
     assert matrix.valid_pixels == kept.sum()
 
 
@@ -93,9 +112,11 @@ def test_without_a_valid_pixel_every_figure_is_nan(target):
     if target is not None:
         matrix.update(np.zeros_like(target), target)
     assert matrix.valid_pixels == 0
-    assert math.isnan(matrix.miou())
-    assert math.isnan(matrix.accuracy())
-    assert np.isnan([matrix.iou(), matrix.dice(), matrix.class_accuracy()]).all()
+    assert np.isnan([matrix.iou(), matrix.dice(), matrix.class_accuracy(), matrix.precision()]).all()
+    figures = matrix.figures()
+    counts = [figures.pop(name) for name in ("valid_pixels", "classes_in_mean", "pixels_per_class")]
+    assert counts == [0, 0, [0] * 3]
+    assert all(value in (None, [None] * 3) for value in figures.values())
 
 
 def test_merging_parts_gives_the_whole():
@@ -113,6 +134,91 @@ def test_counts_beyond_those_of_float32_stay_exact():
     matrix.matrix[1, 1] = 2**53
     matrix.update(np.array([1]), np.array([1]))
     assert matrix.valid_pixels == 2**53 + 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_classes=st.sampled_from([2, 11, 255, 256, 300]),
+    ignore_index=st.sampled_from([None, 255, -100, 400]),
+    dtype=st.sampled_from([np.uint8, np.uint16, np.int16, np.int64]),
+    shape=st.lists(st.integers(0, 5), max_size=4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_pairs_of_any_type_shape_and_void_are_counted_one_by_one(num_classes, ignore_index, dtype, shape, seed):
+    rng = np.random.default_rng(seed)
+    ignore_index = None if ignore_index is not None and 0 <= ignore_index < num_classes else ignore_index
+    top = min(num_classes - 1, np.iinfo(dtype).max)
+    prediction = np.asarray(rng.integers(0, top + 1, shape)).astype(dtype)
+    target = np.asarray(rng.integers(0, top + 1, shape)).astype(dtype)
+    if ignore_index is not None and np.iinfo(dtype).min <= ignore_index <= np.iinfo(dtype).max:
+        target = np.where(rng.random(shape) < 0.3, ignore_index, target).astype(dtype)
+    expected = np.zeros((num_classes, num_classes), int)
+    for label, found in zip(target.ravel().tolist(), prediction.ravel().tolist(), strict=True):
+        if label != ignore_index:
+            expected[label, found] += 1
+    matrix = ConfusionMatrix(num_classes, ignore_index)
+    matrix.update(prediction.T, target.T)
+    np.testing.assert_array_equal(matrix.matrix, expected)
+
+
+def test_large_constant_pictures_and_read_only_views_are_counted_exactly():
+    """A histogram in float32 would stop at 2**24; pictures are counted in pieces below that."""
+    target = np.ones((4100, 4100), np.uint8)
+    target.flags.writeable = False
+    matrix = ConfusionMatrix(2)
+    matrix.update(target, target)
+    matrix.update(target[::-2, 1::3], target[::-2, 1::3])
+    assert matrix.matrix.tolist() == [[0, 0], [0, 4100**2 + 2050 * 1367]]
+
+
+def test_a_wrong_prediction_under_void_is_refused_too():
+    matrix = ConfusionMatrix(num_classes=3, ignore_index=255)
+    with pytest.raises(DataError, match=r"found prediction 7 at 1 pixel; expected classes 0\.\.2$"):
+        matrix.update(np.array([0, 7], np.uint8), np.array([0, 255], np.uint8))
+    with pytest.raises(DataError, match=r"found prediction 255 at 1 pixel; expected classes 0\.\.2$"):
+        matrix.update(np.array([255, 0], np.uint8), np.array([0, 255], np.uint8))
+    assert matrix.valid_pixels == 0
+
+
+def test_figures_are_plain_and_name_every_figure():
+    matrix = ConfusionMatrix(num_classes=4)
+    matrix.update(np.array([0, 0, 1, 3]), np.array([0, 1, 1, 0]))
+    figures = matrix.figures()
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert figures["iou_per_class"] == [1 / 3, 1 / 2, None, 0]
+    assert figures["accuracy_per_class"] == [1 / 2, 1 / 2, None, None]
+    assert figures["precision_per_class"] == [1 / 2, 1, None, 0]
+    assert figures["pixels_per_class"] == [2, 2, 0, 0]
+    assert figures["classes_in_mean"] == 3
+    assert figures["miou"] == pytest.approx(5 / 18)
+    assert figures["frequency_weighted_iou"] == pytest.approx(5 / 12)
+    assert figures["micro_iou"] == pytest.approx(1 / 3)
+    assert figures["kappa"] == pytest.approx((0.5 - 0.375) / 0.625)
+
+
+def test_kappa_of_a_constant_is_zero_and_that_of_one_class_alone_is_nan():
+    matrix = ConfusionMatrix(num_classes=3)
+    matrix.update(np.zeros(9, int), np.array([0, 1, 2] * 3))
+    assert matrix.kappa() == pytest.approx(0)
+    alone = ConfusionMatrix(num_classes=3)
+    alone.update(np.zeros(9, int), np.zeros(9, int))
+    assert math.isnan(alone.kappa())
+
+
+def test_kappa_of_many_pixels_does_not_overflow():
+    matrix = ConfusionMatrix(num_classes=2)
+    matrix.matrix[:] = [[2**40, 2**38], [2**38, 2**40]]
+    assert matrix.kappa() == pytest.approx(0.6)
+
+
+def test_summing_the_matrix_of_several_processes_is_merging():
+    prediction, target = labels(5, ignore_index=255)
+    whole, part, other = (ConfusionMatrix(5, 255) for _ in range(3))
+    whole.update(prediction, target)
+    part.update(prediction[:1], target[:1])
+    other.update(prediction[1:], target[1:])
+    torch.from_numpy(part.matrix).add_(torch.from_numpy(other.matrix))  # in place, as all_reduce does
+    assert part.figures() == whole.figures()
 
 
 def test_tensors_count_like_arrays():

@@ -14,6 +14,7 @@ from densekit.tasks import create_task
 from densekit.tasks.common import batches, fingerprint
 from densekit.tasks.seg import Segmentation
 from densekit.tasks.sr import SuperResolution
+from densekit.train import train
 from tests.training_data import seg_config, sr_config, write_masked, write_pictures
 
 
@@ -169,3 +170,14 @@ def test_other_errors_of_the_data_are_not_retried(tmp_path):
     data.__class__ = Broken
     with pytest.raises(RuntimeError, match="broken"):
         next(batches(data, config, 0))
+
+
+def test_a_checkpoint_names_the_data_and_licence_of_the_weights_that_it_starts_from(tmp_path, pictures):
+    first = sr_config(pictures, data={"licence": "research only"}, total_steps=1)
+    train(create_task(first), first, tmp_path / "first")
+    initial = str(tmp_path / "first" / "last.safetensors")
+    other = write_pictures(tmp_path / "other")
+    second = sr_config(other, data={"licence": "CC0"}, total_steps=1, initial_weights=initial)
+    card = create_task(second).card(1, {})
+    assert card.licence == "research only; CC0"
+    assert card.data == f"{pictures}; {other}"

@@ -136,11 +136,14 @@ def test_the_card_names_classes_palette_and_protocol(masked):
             {"num_classes": 1, "data": {"classes": ["nucleus"]}},
             "data.classes: has 1 names, but model.num_classes=1 needs 2 (background, foreground)",
         ),
-        ({"loss": "bce"}, "train.loss=bce: does not go with model.num_classes > 1; use ce"),
-        ({"num_classes": 1, "loss": "ce+dice"}, "train.loss=ce+dice: does not go with model.num_classes = 1; use bce"),
         (
-            {"num_classes": 1, "class_weights": "median-freq"},
-            "train.class_weights=median-freq: belongs to ce, not to bce+dice; remove it",
+            {"loss": "dice", "class_weights": "median-freq"},
+            "train.class_weights: goes with ce or bce or focal or bfocal or ohem, but train.loss='dice' has none",
+        ),
+        ({"loss": "0*ce+dice"}, "train.loss='0*ce+dice': '0*ce' needs a number above 0 before *, such as 0.5"),
+        (
+            {"loss": "lovasz", "label_smoothing": 0.1},
+            "train.label_smoothing: goes with ce or bce, but train.loss='lovasz' has none of these",
         ),
     ],
 )

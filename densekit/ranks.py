@@ -1,0 +1,116 @@
+"""The processes that train together: how they find each other, which one this is, and what they tell each other.
+
+A process alone is rank 0 of 1, and nothing here costs it anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from densekit.errors import ConfigError, DeviceError
+from densekit.files import printable
+
+TIMEOUT = datetime.timedelta(seconds=60)  # with torch's half an hour a lost rank holds up all others
+PORTS = range(15_000, 35_000)  # for jobs of SLURM, each its own
+
+
+def rank() -> int:
+    """Returns the number of this process, 0 for the one that writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """Returns how many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Joins the processes that torchrun or SLURM has started, if one of them has; leaves them at the end.
+
+    Args:
+        device: "cpu" or "cuda"; of several GPUs each process on a machine takes its own.
+
+    Raises:
+        ConfigError: an environment that does not say where the others are.
+        DeviceError: they cannot be reached, or a GPU is missing.
+    """
+    place = find_place(os.environ)
+    if place is None or dist.is_initialized():
+        yield
+        return
+    os.environ.update({key: str(value) for key, value in place.items()})
+    if device == "cuda":
+        local = int(place["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise DeviceError(f"process {local} of this machine finds {torch.cuda.device_count()} GPUs; start fewer")
+        torch.cuda.set_device(local)
+    try:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(
+            f"process {place['RANK']} of {place['WORLD_SIZE']} cannot join the others at {place['MASTER_ADDR']}:"
+            f"{place['MASTER_PORT']}: {printable(error)}"
+        ) from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def find_place(environment: Mapping[str, str]) -> dict[str, str] | None:
+    """Returns torchrun's five variables, from torchrun or from a step of SLURM; None for a process alone.
+
+    Raises:
+        ConfigError: some of torchrun's are missing.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        missing = [name for name in names if name not in environment]
+        if missing:
+            raise ConfigError(f"RANK is set, but not {', '.join(missing)}; start with torchrun, or unset RANK")
+        return {name: environment[name] for name in names}
+    if "SLURM_PROCID" not in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return None
+    first = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
+    assert first, "SLURM names no node"
+    job = int(environment["SLURM_JOB_ID"])
+    values = (
+        environment["SLURM_PROCID"],
+        environment["SLURM_STEP_NUM_TASKS"],
+        environment["SLURM_LOCALID"],
+        environment.get("MASTER_ADDR", first[1] + (first[2] or "")),
+        environment.get("MASTER_PORT", str(PORTS[job % len(PORTS)])),
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def wait() -> None:
+    """Returns when every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gathered(item: Any) -> list[Any]:
+    """Returns the item of every process, in the order of their ranks."""
+    if not dist.is_initialized():
+        return [item]
+    items: list[Any] = [None] * count()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def shared(tensors: Iterable[Tensor]) -> None:
+    """Overwrites tensors with those of rank 0."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
