@@ -121,4 +121,4 @@ def check_data(config: Config) -> None:
     for line in text_lines(result):
         click.echo(line, err=True)
     if result.errors:
-        raise DataError(f"the data has {len(result.errors)} errors; mend them (densekit {config.task} check has all)")
+        raise DataError(f"the data is faulty, {len(result.errors)} times; mend it (densekit {config.task} check tells all)")

@@ -158,12 +158,12 @@ def test_a_dry_run_ends_where_the_data_has_errors(run):
     result = run("sr", "train", "tiny.yaml", "--dry-run", "--device", "cpu")
     assert result.code == 3
     assert any("leak" in line for line in result.err)
-    assert result.err[-1] == "error: the data has 2 errors; mend them (densekit sr check has all)"
+    assert result.err[-1] == "error: the data is faulty, 2 times; mend it (densekit sr check tells all)"
 
 
 def test_a_dry_run_finds_what_a_run_would(run):
     result = run("sr", "train", "tiny.yaml", "data.train=gone", "--dry-run")
-    assert (result.code, result.err[-1][:28]) == (3, "error: the data has 1 errors")
+    assert (result.code, result.err[-1][:28]) == (3, "error: the data is faulty, 1")
     assert any("gone" in line and "no such folder" in line for line in result.err)
     result = run("sr", "train", "tiny.yaml", "optim.rates={stem*: 0.1}", "data.val=[]", "--dry-run", "--device", "cpu")
     assert result.code == 2
