@@ -48,14 +48,19 @@ def joined(device: str) -> Iterator[None]:
     if place is None or dist.is_initialized():
         yield
         return
-    os.environ.update({key: str(value) for key, value in place.items()})
     if device == "cuda":
         local = int(place["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
             raise DeviceError(f"process {local} of this machine finds {torch.cuda.device_count()} GPUs; start fewer")
         torch.cuda.set_device(local)
     try:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+        dist.init_process_group(
+            "nccl" if device == "cuda" else "gloo",
+            store=meeting_point(place, os.environ),
+            rank=int(place["RANK"]),
+            world_size=int(place["WORLD_SIZE"]),
+            timeout=TIMEOUT,
+        )
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
             f"process {place['RANK']} of {place['WORLD_SIZE']} cannot join the others at {place['MASTER_ADDR']}:"
@@ -65,6 +70,24 @@ def joined(device: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def meeting_point(place: Mapping[str, str], environment: Mapping[str, str]) -> Any:
+    """Returns the store in which the processes tell each other their addresses.
+
+    torchrun keeps one over all restarts. The addresses of processes that were killed stay in it, and new ones would
+    wait for them, so each start has a part of its own.
+    """
+    is_torchruns = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
+        place["MASTER_ADDR"],
+        int(place["MASTER_PORT"]),
+        int(place["WORLD_SIZE"]),
+        is_master=place["RANK"] == "0" and not is_torchruns,
+        timeout=TIMEOUT,
+    )
+    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"densekit {attempt}", store)  # type: ignore[attr-defined]
 
 
 def find_place(environment: Mapping[str, str]) -> dict[str, str] | None:
