@@ -121,4 +121,6 @@ def check_data(config: Config) -> None:
     for line in text_lines(result):
         click.echo(line, err=True)
     if result.errors:
-        raise DataError(f"the data is faulty, {len(result.errors)} times; mend it (densekit {config.task} check tells all)")
+        raise DataError(
+            f"the data is faulty, {len(result.errors)} times; mend it (densekit {config.task} check tells all)"
+        )
