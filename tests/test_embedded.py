@@ -7,7 +7,8 @@ import pytest
 
 import densekit
 from densekit.datasets.masks import read_pair
-from densekit.datasets.pairs import list_pictures, make_pair, read_rgb
+from densekit.datasets.pairs import make_pair
+from densekit.datasets.pictures import list_pictures, read_rgb
 from densekit.losses import IGNORE
 from densekit.metrics import ConfusionMatrix, psnr
 from densekit.pretrained import WEIGHTS, trained_cards

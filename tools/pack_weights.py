@@ -20,7 +20,8 @@ import numpy as np
 from densekit.cards import Card
 from densekit.checkpoint import load_model, save_model
 from densekit.config import Config, list_configs, load_config
-from densekit.datasets.pairs import list_pictures, make_pair, read_rgb
+from densekit.datasets.pairs import make_pair
+from densekit.datasets.pictures import list_pictures, read_rgb
 from densekit.errors import ConfigError, DensekitError
 from densekit.metrics import psnr
 from densekit.pretrained import WEIGHTS

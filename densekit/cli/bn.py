@@ -47,7 +47,7 @@ def recalibrate(
 
     from densekit.checkpoint import load_model, save_model
     from densekit.cli.progress import Watch
-    from densekit.datasets.pairs import list_pictures
+    from densekit.datasets.pictures import list_pictures
     from densekit.evaluate import recalibrate
     from densekit.predict.device import choose_device
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from densekit.datasets.pairs import list_pictures, read_rgb, to_chw
+from densekit.datasets.pairs import to_chw
+from densekit.datasets.pictures import list_pictures, read_rgb
 from densekit.datasets.transforms import Augment
 from densekit.errors import DataError
 from densekit.files import printable
@@ -121,15 +122,3 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
             own += counts
             around += np.where(counts > 0, ids.size, 0)
         return own, around
-
-
-def median_frequency_weights(own: NDArray[np.int64], around: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns median(f) / f with f = pixels of a class / all pixels of the images that contain it; absent classes 0.
-
-    Source: Eigen and Fergus (ICCV 2015), section 6.3; void counts into the denominator, as in SegNet's weights.
-    """
-    present = own > 0
-    frequency = own[present] / around[present]
-    weights = np.zeros(own.shape)
-    weights[present] = np.median(frequency) / frequency
-    return weights

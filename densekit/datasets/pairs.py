@@ -7,48 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from densekit.datasets.draws import draw_rng
+from densekit.datasets.pictures import Pixels, list_pictures, read_rgb
 from densekit.errors import DataError
 from densekit.files import printable
-from densekit.image import list_images, read_image
 from densekit.resize import imresize
-
-Pixels = NDArray[np.uint8]
-
-
-def read_rgb(path: Path) -> Pixels:
-    """Returns a picture as (H, W, 3) uint8, grey replicated, alpha dropped, 16 bit reduced to 8.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    pixels = read_image(path).pixels
-    if pixels.dtype == np.uint16:
-        pixels = (pixels.astype(np.uint32) + 128) // 257
-    elif pixels.dtype != np.uint8:
-        pixels = np.floor(np.clip(pixels, 0, 1) * 255 + 0.5)
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8)
-
-
-def list_pictures(folders: Sequence[str | Path]) -> list[Path]:
-    """Returns the pictures of several folders, in order.
-
-    Raises:
-        DataError: a folder is missing or holds none.
-    """
-    paths = []
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise DataError(f"{printable(folder)}: no such folder; give one that holds pictures")
-        found = list_images(Path(folder))
-        if not found:
-            raise DataError(f"{printable(folder)}: no pictures (png, jpg, tif, webp, bmp) in this folder")
-        paths += found
-    return paths
 
 
 def make_pair(hr: Pixels, scale: int) -> tuple[Pixels, Pixels]:

@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densekit.datasets.pairs import list_pictures
+from densekit.datasets.pictures import list_pictures
 from densekit.errors import ConfigError, DataError
 from densekit.evaluate.common import Follow, Silent, bn_mode_of, conditions_of, count_of, failed, name_of, tiles_of
 from densekit.evaluate.measures import Measures
 from densekit.evaluate.rules import Rule, find_rule
-from densekit.evaluate.scores import ids_of, logits_of
 from densekit.evaluate.sets import Partners, set_name
 from densekit.evaluate.statistics import with_batch_statistics
 from densekit.files import printable
 from densekit.image import read_image, read_mask
 from densekit.predict.inputs import to_rgb8, to_unit
 from densekit.predict.overlay import PALETTE
+from densekit.predict.segment import classes_of
 from densekit.report import Evaluation, Row
 
 if TYPE_CHECKING:
@@ -286,14 +286,9 @@ class SegEvaluator:
             return [sample.ids for sample in batch if sample.ids is not None], None, ""
         x = torch.cat([sample.image for sample in batch if sample.image is not None])
         side = self.source.model.choose_tile(x.shape[-2], x.shape[-1], self.source.tile, batch=len(x))
-        logits = logits_of(
-            self.source.model,
-            x,
-            tile=side or "off",
-            on_tile=follow.tile if follow else None,
-            notes=self.notes,
-        )
-        return list(ids_of(logits).byte().cpu().numpy()), logits, str(side or "whole")
+        on_tile = follow.tile if follow else None
+        logits = self.source.model.logits(x, tile=side or "off", on_tile=on_tile, notes=self.notes)
+        return list(classes_of(logits).byte().cpu().numpy()), logits, str(side or "whole")
 
     def _score(self, batch: Sequence[Sample], follow: Follow) -> Iterator[Row]:
         if not batch:

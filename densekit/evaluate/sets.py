@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from densekit.datasets.pairs import list_pictures
+from densekit.datasets.pictures import list_pictures
 from densekit.errors import ConfigError, DataError, suggest
 from densekit.files import printable
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from densekit.datasets.pairs import list_pictures
+from densekit.datasets.pictures import list_pictures
 from densekit.errors import ConfigError, DataError
 from densekit.evaluate.common import (
     Follow,

@@ -134,16 +134,24 @@ class Segmenter:
             return None
         return tile_size_for(budget, bytes_per_pixel, 0, self._grid, maximum=WINDOW)
 
-    def _ids(self, x: Tensor, tile: Tile, on_tile: Progress | None) -> Tensor:
-        """Takes (B, C, H, W), C 1 or 3, whatever the network takes; gives int64 (B, H, W) on the device of `x`."""
+    def logits(
+        self, x: Tensor, *, tile: Tile = "auto", on_tile: Progress | None = None, notes: list[str] | None = None
+    ) -> Tensor:
+        """Returns the logits (B, num_outputs, H, W), float32, of which `predict` takes the largest.
+
+        Args:
+            x: (B, C, H, W) in 0..1, C 1 or 3, whatever the network takes.
+            tile: as for `predict`.
+            on_tile: likewise.
+            notes: gets a line where the precision had to be raised.
+        """
         height, width = x.shape[-2:]
         tile_size = self.choose_tile(height, width, tile, batch=len(x))
         if x.shape[1] != self._channels:
             x = luma(x) if self._channels == 1 else x.expand(-1, 3, -1, -1)
         missing = (0, max(0, self._min_size - width), 0, max(0, self._min_size - height))
-        notes: list[str] = []
-        logits = run_blended(
-            self._runner.bind(notes),
+        return run_blended(
+            self._runner.bind([] if notes is None else notes),
             F.pad(x, missing, mode="replicate"),
             num_outputs=self._num_outputs,
             tile_size=tile_size,
@@ -151,6 +159,15 @@ class Segmenter:
             multiple_of=self._multiple_of if tile_size is None else self._grid,
             on_tile=on_tile,
         )[..., :height, :width]
+
+    def _ids(self, x: Tensor, tile: Tile, on_tile: Progress | None) -> Tensor:
+        notes: list[str] = []
+        ids = classes_of(self.logits(x, tile=tile, on_tile=on_tile, notes=notes))
         for line in notes:
             warnings.warn(line, stacklevel=4)
-        return (logits[:, 0] > 0).long() if self._num_outputs == 1 else logits.argmax(dim=1)
+        return ids
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """Returns the class of every pixel, int64 (B, H, W); of one logit, 1 where it is above 0."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from densekit import ranks
 from densekit.cards import Card
 from densekit.config import Config
-from densekit.datasets.masks import MaskedImages, median_frequency_weights, pair_masks
+from densekit.datasets.masks import MaskedImages, pair_masks
+from densekit.datasets.pictures import median_frequency_weights
 from densekit.datasets.transforms import Augment
 from densekit.errors import ConfigError, DataError
 from densekit.files import printable

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from densekit import ranks
 from densekit.cards import Card
 from densekit.config import Config
-from densekit.datasets.pairs import Pairs, Pixels, list_pictures, make_pair, read_rgb, to_chw
+from densekit.datasets.pairs import Pairs, make_pair, to_chw
+from densekit.datasets.pictures import Pixels, list_pictures, read_rgb
 from densekit.errors import DataError
 from densekit.files import printable
 from densekit.losses import super_resolution_loss

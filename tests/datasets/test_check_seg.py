@@ -247,7 +247,8 @@ def test_an_image_that_both_splits_hold_is_an_error(tmp_path):
 
 
 def test_counts_and_weights_are_those_that_training_uses(tmp_path):
-    from densekit.datasets.masks import MaskedImages, median_frequency_weights, pair_masks
+    from densekit.datasets.masks import MaskedImages, pair_masks
+    from densekit.datasets.pictures import median_frequency_weights
 
     folder = write_good(tmp_path / "train", 4)
     for number, path in enumerate(sorted((folder / "masks").iterdir())):

@@ -5,7 +5,8 @@ import pytest
 import tifffile
 import torch
 
-from densekit.datasets.masks import MaskedImages, median_frequency_weights, pair_masks, read_pair
+from densekit.datasets.masks import MaskedImages, pair_masks, read_pair
+from densekit.datasets.pictures import median_frequency_weights
 from densekit.errors import DataError
 from densekit.image import Picture, write_image, write_mask
 from densekit.losses import IGNORE

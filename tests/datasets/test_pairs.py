@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from densekit.datasets.pairs import Pairs, list_pictures, make_pair, read_rgb, turned
+from densekit.datasets.pairs import Pairs, make_pair, turned
+from densekit.datasets.pictures import list_pictures, read_rgb
 from densekit.errors import DataError
 from densekit.image import Picture, write_image
 from densekit.resize import imresize

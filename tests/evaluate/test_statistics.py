@@ -6,7 +6,7 @@ from torch import nn
 
 from densekit.cards import Card
 from densekit.checkpoint import load_model
-from densekit.datasets.pairs import list_pictures
+from densekit.datasets.pictures import list_pictures
 from densekit.errors import ConfigError, DataError, DeviceError, ImageError
 from densekit.evaluate import recalibrate
 from densekit.evaluate.statistics import batch_norms, with_batch_statistics

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from densekit.datasets.checks.labels import MAX_COLORS, Color, Colored, Labels
 from densekit.datasets.checks.pictures import Seen
 from densekit.datasets.checks.result import CheckResult
+from densekit.datasets.pictures import median_frequency_weights
 
 INTERPOLATED = 0.15  # of label changes; CamVid's drawn masks have 0.00 to 0.04, scaled or JPEG ones 0.22 to 0.58
 RARE = 20  # labels named in a message
@@ -188,21 +189,9 @@ class ClassCounts:
     void: int
     total: int
 
-    def weights(self) -> NDArray[np.float64]:
-        """Returns median(f) / f with f = own / around; 0 for classes that do not occur.
-
-        Source: Eigen and Fergus (ICCV 2015), section 6.3; void counts into the denominator, as in SegNet's weights.
-        """
-        present = self.own > 0
-        frequency = self.own[present] / self.around[present]
-        weights = np.zeros(self.own.shape)
-        if present.any():
-            weights[present] = np.median(frequency) / frequency
-        return weights
-
     def describe(self, meant: Classes) -> dict[str, Any]:
         """Returns facts for JSON: a record for each class, and the share of void."""
-        labelled, weights = max(int(self.own.sum()), 1), self.weights()
+        labelled, weights = max(int(self.own.sum()), 1), median_frequency_weights(self.own, self.around)
         records = [
             {
                 "label": label,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.datasets.checks.pictures import Header, read_header, to_rgb
+from densekit.datasets.checks.pictures import Header, read_header
 from densekit.datasets.checks.result import Fault, refusal
+from densekit.datasets.pictures import to_rgb
 from densekit.errors import ImageError
 from densekit.image import MAX_PIXELS, read_image, read_mask
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from densekit.datasets.checks.result import Fault, refusal
+from densekit.datasets.pictures import Pixels, to_rgb
 from densekit.errors import ImageError
 from densekit.image import Picture, read_image
 
-Pixels = NDArray[np.uint8]
 THUMB = 32  # side of the copy that near duplicates are found by
 TURNS = {3: "180 degrees", 6: "90 degrees", 8: "270 degrees"}
 
@@ -98,16 +97,6 @@ def look(path: Path, *, reads_alpha: bool = False) -> tuple[Seen, Picture] | Fau
         tuple(faults),
     )
     return seen, picture
-
-
-def to_rgb(picture: Picture) -> Pixels:
-    """Returns the pixels as training sees them: (H, W, 3) uint8, grey replicated, alpha dropped."""
-    pixels = picture.pixels
-    if pixels.dtype == np.uint16:
-        pixels = (pixels.astype(np.uint32) + 128) // 257
-    elif pixels.dtype != np.uint8:
-        pixels = np.floor(np.clip(pixels, 0, 1) * 255 + 0.5)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8))
 
 
 def thumbnail(rgb: Pixels, side: int = THUMB) -> Pixels:

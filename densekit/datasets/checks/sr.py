@@ -12,8 +12,9 @@ from densekit.datasets.checks.common import describe_pictures, each, name_of, no
 from densekit.datasets.checks.duplicates import find_duplicates
 from densekit.datasets.checks.files import by_stem, list_folders, note_same_stem
 from densekit.datasets.checks.kernels import FLAT, Match, fitting_scales, match_kernel, orientation_of, shift_of
-from densekit.datasets.checks.pictures import Pixels, Seen, look, to_rgb
+from densekit.datasets.checks.pictures import Seen, look
 from densekit.datasets.checks.result import CheckResult, Fault
+from densekit.datasets.pictures import Pixels, to_rgb
 from densekit.errors import ConfigError
 from densekit.files import printable
 
