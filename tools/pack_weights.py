@@ -79,10 +79,14 @@ def full_card(card: Card, config: Config, recipe: str) -> Card:
 
 
 def train_folders(config: Config) -> list[str]:
-    """Returns the folders that a network was trained on, in the runs that this one goes on from too."""
+    """Returns the folders that a network was trained on, in the runs that this one goes on from too.
+
+    Raises:
+        ConfigError: it goes on from a run of no shipped config.
+    """
     if config.train.initial_weights is None:
         return config.data.train
-    before = load_config(Path(config.train.initial_weights).with_name("config.yaml"))
+    before = load_config(f"{config.task}/{Path(config.train.initial_weights).parent.name}")
     return [*train_folders(before), *config.data.train]
 
 
