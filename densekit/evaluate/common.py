@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from torch import nn
 
+from densekit.blocks.norms import batch_norms
 from densekit.errors import CheckpointError, DataError, DeviceError
 from densekit.files import printable
 from densekit.report import Row
@@ -99,7 +99,7 @@ def bn_mode_of(model: Upscaler | Segmenter) -> str:
     Raises:
         CheckpointError: a card that names none of them.
     """
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.net.modules()):
+    if not batch_norms(model.net):
         return "none"
     mode = model.card.bn_mode
     if mode not in BN_MODES:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from densekit.blocks.norms import batch_norms
 from densekit.cards import Card
 from densekit.errors import ConfigError, DataError, DeviceError
 from densekit.files import printable
@@ -21,11 +21,6 @@ from densekit.predict.inputs import in_channels, luma, to_unit
 from densekit.tiling import OUT_OF_MEMORY
 
 NONE = "has no batch norm, so it has no statistics to recalibrate"
-
-
-def batch_norms(net: nn.Module) -> list[_BatchNorm]:
-    """Returns the batch norms in a network."""
-    return [module for module in net.modules() if isinstance(module, _BatchNorm)]
 
 
 def with_batch_statistics(net: nn.Module) -> nn.Module:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densekit import ranks
+from densekit.blocks.norms import batch_norms
 from densekit.config import Config, TrainConfig, config_hash
 from densekit.errors import Interrupted
 from densekit.files import printable
 from densekit.tasks import Task
 from densekit.train.guard import Guard
-from densekit.train.norms import adopt_statistics, freeze_norms, has_norms
+from densekit.train.norms import adopt_statistics, freeze_norms
 from densekit.train.optim import clip_gradients, create_average, create_optimizer, learning_rate, set_rate
 from densekit.train.progress import Watch
 from densekit.train.resume import find_state, restore
@@ -151,7 +152,9 @@ def make_forward(net: nn.Module, *, compiled: bool) -> Callable[[Tensor], Tensor
     forward: Callable[[Tensor], Tensor] = torch.compile(net) if compiled else net
     if ranks.count() > 1:
         assert isinstance(forward, nn.Module)
-        forward = DistributedDataParallel(forward, broadcast_buffers=has_norms(net))  # torch fails on a lone buffer
+        forward = DistributedDataParallel(
+            forward, broadcast_buffers=bool(batch_norms(net))
+        )  # torch fails on a lone buffer
     return forward
 
 
