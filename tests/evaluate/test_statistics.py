@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from densekit.blocks.norms import batch_norms
 from densekit.cards import Card
 from densekit.checkpoint import load_model
 from densekit.datasets.pictures import list_pictures
 from densekit.errors import ConfigError, DataError, DeviceError, ImageError
 from densekit.evaluate import recalibrate
-from densekit.evaluate.statistics import batch_norms, with_batch_statistics
+from densekit.evaluate.statistics import with_batch_statistics
 from densekit.image import Picture, read_image, write_image
 from densekit.models import create_model
 from tests.training_data import make_picture
