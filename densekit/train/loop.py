@@ -152,9 +152,8 @@ def make_forward(net: nn.Module, *, compiled: bool) -> Callable[[Tensor], Tensor
     forward: Callable[[Tensor], Tensor] = torch.compile(net) if compiled else net
     if ranks.count() > 1:
         assert isinstance(forward, nn.Module)
-        forward = DistributedDataParallel(
-            forward, broadcast_buffers=bool(batch_norms(net))
-        )  # torch fails on a lone buffer
+        has_statistics = bool(batch_norms(net))  # other buffers never change, and torch fails on a lone one
+        forward = DistributedDataParallel(forward, broadcast_buffers=has_statistics)
     return forward
 
 
