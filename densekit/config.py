@@ -256,6 +256,8 @@ def _faults_together(config: Config) -> Iterator[tuple[str, str]]:
             yield f"data.{masks}", f"has {given} folders, but data.{pictures} has {needed}; give one for each, or none"
     if data.palette and len(data.palette) != len(data.classes):
         yield "data.palette", f"has {len(data.palette)} colours, but data.classes has {len(data.classes)} names"
+    if train.patience is not None and not data.val:
+        yield "train.patience", "needs data.val, whose figures tell whether training gets better"
     if optim.warmup_steps >= train.total_steps:
         yield "optim.warmup_steps", f"must be less than train.total_steps ({train.total_steps})"
     if optim.min_learning_rate > optim.learning_rate:

@@ -185,6 +185,11 @@ optm: {}
         ),
         (
             SR,
+            ["train.patience=3", "data.val=[]"],
+            "train.patience: needs data.val, whose figures tell whether training gets better (command line)",
+        ),
+        (
+            SR,
             ["optim.min_learning_rate=0.1"],
             "optim.min_learning_rate: must not exceed optim.learning_rate (0.001) (command line)",
         ),
