@@ -186,7 +186,7 @@ optm: {}
         (
             SR,
             ["train.patience=3", "data.val=[]"],
-            "train.patience: needs data.val, whose figures tell whether training gets better (command line)",
+            "train.patience: needs data.val or data.val_share, whose figures tell whether training gets better (command line)",
         ),
         (
             SR,
@@ -196,7 +196,8 @@ optm: {}
         (
             SR,
             ["train.loss=ce"],
-            "train.loss: task sr has no loss 'ce'; use 'l1' or 'charbonnier' or 'luma' or 'fft' (command line)",
+            "train.loss: task sr has no loss 'ce'; use 'l1' or 'charbonnier' or 'luma' or 'fft' or 'perceptual' "
+            "(command line)",
         ),
         (
             SEG,
@@ -214,6 +215,38 @@ optm: {}
             ["eval.protocol=rdn-y"],
             "eval.protocol: does not fit task seg; use 'camvid11-360x480' or 'voc21' or 'cityscapes19' or "
             "'dataset-iou' or 'binary' (command line)",
+        ),
+        (SEG, ["gan.weight=0.1"], "gan: belongs to task sr, but the task is seg; remove it (command line)"),
+        (SR, ["data.focus=balanced"], "data.focus: belongs to task seg, but the task is sr; remove it (command line)"),
+        (
+            SR,
+            ["data.lr=[a, b]"],
+            "data.lr: has 2 folders, but data.train has 1; give one for each, or none (command line)",
+        ),
+        (
+            SR,
+            ["data.lr=a", "data.degradation=real-esrgan"],
+            "data.degradation: makes low resolution from data.train, but data.lr has it already; remove one "
+            "(command line)",
+        ),
+        (
+            SEG,
+            ["data.val=c", "data.val_share=0.2"],
+            "data.val_share: takes validation pictures from data.train, but data.val has some; remove one "
+            "(command line)",
+        ),
+        (SEG, ["data.class_map={red: 1}"], "data.class_map: 'red' is no colour; write it as '#ff0000' (command line)"),
+        (
+            SR,
+            ["train.perceptual_weights=imagenet"],
+            "train.perceptual_weights: is for the loss perceptual, which train.loss does not have; add it or remove "
+            "this (command line)",
+        ),
+        (
+            SEG,
+            ["train.parallel=fsdp", "optim.name=muon"],
+            "train.parallel: fsdp splits the matrices that muon needs whole; use ddp or another optim.name "
+            "(command line)",
         ),
     ],
 )

@@ -19,12 +19,15 @@ from densekit.train.run import Run
 # change the last bits, and `eval_every`, which decides among which weights the best are chosen.
 FREE = {
     "data.num_workers",
+    "data.cache",
     "train.threads",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep",
     "train.max_hours",
+    "train.samples",
+    "train.trackers",
 }
 
 
