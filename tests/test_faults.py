@@ -186,7 +186,8 @@ optm: {}
         (
             SR,
             ["train.patience=3", "data.val=[]"],
-            "train.patience: needs data.val or data.val_share, whose figures tell whether training gets better (command line)",
+            "train.patience: needs data.val or data.val_share, whose figures tell whether training gets better "
+            "(command line)",
         ),
         (
             SR,
