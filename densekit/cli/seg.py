@@ -72,6 +72,7 @@ def predict(
     check_tile(tile)
     segmenter = load(weights.path, device=device, precision=precision)
     assert isinstance(segmenter, Segmenter)
+    segmenter.check_statistics()
     palette = np.array(segmenter.palette, np.uint8)
     endings = [Ending("_mask", ".png"), Ending("_overlay", ".png")][: 1 + overlay]
     planned = plan(files, out, endings, overwrite=overwrite)

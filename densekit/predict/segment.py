@@ -97,12 +97,13 @@ class Segmenter:
             on_tile: called after each window with the pixels done and the pixels in all.
 
         Raises:
-            ConfigError: another kind of image, or a wrong tile.
+            ConfigError: another kind of image, a wrong tile, or a model without statistics of its own.
             ImageError: an image that cannot be read, or with another shape, dtype or range.
             DeviceError: not enough memory even for the smallest window.
             CheckpointError: the weights give values that are not finite.
         """
         if isinstance(image, Tensor):
+            self.check_statistics()
             ids = self._ids(to_batch(image), tile, on_tile)
             return ids.reshape(*image.shape[:-3], *ids.shape[-2:])
         result = self.segment_picture(to_picture(image), tile=tile, on_tile=on_tile)
@@ -116,8 +117,21 @@ class Segmenter:
         self, picture: Picture, *, tile: Tile = "auto", on_tile: Progress | None = None
     ) -> NDArray[np.uint8]:
         """Returns the class of every pixel of a picture, (H, W). Arguments, warnings and errors as for `predict`."""
+        self.check_statistics()
         x, _ = to_unit(picture.pixels)
         return self._ids(x, tile, on_tile)[0].byte().numpy()
+
+    def check_statistics(self) -> None:
+        """Passes a model whose result is its picture's alone.
+
+        Raises:
+            ConfigError: its batch norms have no statistics of their own.
+        """
+        if self.card.bn_mode == "batch":
+            raise ConfigError(
+                "the model was trained on the statistics of its batches, which a picture alone does not have (bn_mode "
+                "batch); make running ones with densekit bn recalibrate"
+            )
 
     def choose_tile(self, height: int, width: int, tile: Tile = "auto", *, batch: int = 1) -> int | None:
         """Returns the side of the windows for an image of this size, or None for the whole image at once.

@@ -98,4 +98,5 @@ class SuperResolution:
             metrics={**metrics, "protocol": self.protocol, "data": ", ".join(config.data.val)} if metrics else {},
             data=data,
             licence=licence,
+            bn_mode=config.eval.bn_mode,
         )

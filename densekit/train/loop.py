@@ -19,7 +19,7 @@ from densekit.errors import Interrupted
 from densekit.files import printable
 from densekit.tasks import Task
 from densekit.train.guard import Guard
-from densekit.train.norms import adopt_statistics, freeze_norms
+from densekit.train.norms import adopt_statistics, check_norms, freeze_norms, kept_network, scored_network
 from densekit.train.optim import clip_gradients, create_average, create_optimizer, learning_rate, set_rate
 from densekit.train.progress import Watch
 from densekit.train.resume import find_state, restore
@@ -55,6 +55,7 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
     with run.locked():
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
         net = task.build_model().to(device=device).to(memory_format=layout).train()
+        check_norms(net, config)
         average = create_average(net, options.ema_decay)
         optimizer = create_optimizer(net, config.optim)
         scaler = torch.amp.GradScaler(device, enabled=options.precision == "fp16")
@@ -102,12 +103,13 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                     watch.step(done, f"loss {loss:.4f}")
                 if evaluate_now:
                     ranks.shared(average.module.buffers())
-                    figures = evaluate(task, average.module)
+                    kept = kept_network(average.module, task, config)
+                    figures = evaluate(task, scored_network(kept, config))
                     if figures:
                         run.log({"step": done, **figures})
                         watch.say(f"step {done}: " + "  ".join(f"{key} {value:.4f}" for key, value in figures.items()))
                     are_best = figures.get(task.metric, -math.inf) > best
-                    run.write_weights(average.module, task.card(done, figures), are_best=are_best)
+                    run.write_weights(kept, task.card(done, figures), are_best=are_best)
                     best, stale = (figures[task.metric], 0) if are_best else (best, stale + 1)
                     if is_stale(stale, options) and not ends:
                         watch.say(f"step {done}: no better {task.metric} in {stale} evaluations; training ends")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from densekit.checkpoint import load_model, save_model
 from densekit.image import read_image, read_mask
 
 MODEL_KEYS = {"input", "output", "ok", "model", "model_sha256", "size_in", "size_out", "tile", "overlap"}
@@ -152,6 +154,16 @@ def test_a_binary_mask_can_be_named_and_made_of_windows(run, picture, tiny_binar
     assert (result.code, result.out) == (0, ["new/mask.png"])
     assert "60x40  tile 32 + 8" in result.err[1]
     assert set(np.unique(read_mask("new/mask.png"))) <= {0, 1}
+
+
+def test_a_model_that_needs_its_batch_is_refused_with_what_to_do(run, picture, tiny_seg):
+    net, card = load_model(tiny_seg)
+    save_model(Path("batch.safetensors"), net, dataclasses.replace(card, bn_mode="batch"))
+    picture(Path("a.png"), (16, 16))
+    result = run("seg", "predict", "a.png", "-m", "batch.safetensors")
+    assert (result.code, result.out) == (2, [])
+    assert result.err[-1].endswith("(bn_mode batch); make running ones with densekit bn recalibrate")
+    assert names() == ["a.png", "batch.safetensors"]
 
 
 def test_clashes_are_refused_before_anything_is_computed(run, picture, tiny_sr, tiny_seg):

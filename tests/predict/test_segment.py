@@ -221,3 +221,10 @@ def test_prediction_uses_the_running_statistics(rng):
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}
     segmenter.predict(rng.integers(0, 256, (16, 16, 3), np.uint8))
     assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+
+
+@pytest.mark.parametrize("image", [np.zeros((16, 16, 3), np.uint8), torch.zeros(3, 16, 16)])
+def test_a_model_of_batch_statistics_gives_no_picture_those_of_its_own(image):
+    model = Segmenter(Brightness(), Card("seg", "fc_densenet", {}, bn_mode="batch"), device="cpu")
+    with pytest.raises(ConfigError, match=r"statistics of its batches.*densekit bn recalibrate"):
+        model.predict(image)

@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from densekit.blocks.norms import batch_norms
+from densekit.checkpoint import load_model
+from densekit.config import Config
+from densekit.errors import ConfigError
+from densekit.evaluate.statistics import with_batch_statistics
 from densekit.tasks import create_task
 from densekit.train import train
-from densekit.train.norms import adopt_statistics, freeze_norms
+from densekit.train.norms import adopt_statistics, freeze_norms, kept_network
 from densekit.train.state import load_state
-from tests.training_data import seg_config, write_masked
+from tests.training_data import seg_config, sr_config, write_masked, write_pictures
 
 
 @pytest.fixture
@@ -81,3 +86,55 @@ def test_a_resume_before_at_or_after_that_step_ends_with_the_same_bytes(tmp_path
     train(create_task(whole), whole, tmp_path / "parts", resume=True)
     name = "checkpoints/state-00000012.dk"
     assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def with_mode(config, mode, **options):
+    return Config.model_validate({**config.model_dump(), "eval": {"bn_mode": mode, **options}})
+
+
+def test_recalibrated_statistics_are_the_mean_over_the_first_batches_of_training(config_of):
+    config = with_mode(config_of(), "recalibrated", bn_batches=3)
+    task = create_task(config)
+    net = task.build_model()
+    kept = kept_network(net.train(), task, config)
+    seen, batches = [], task.train_batches(0)
+    first = net.eval()
+    norm = batch_norms(first)[0]
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for _ in range(3):
+            first(next(batches)[0].float() / 255)
+    means = torch.stack([x.mean(dim=(0, 2, 3)) for x in seen]).mean(dim=0)
+    variances = torch.stack([x.var(dim=(0, 2, 3)) for x in seen]).mean(dim=0)
+    torch.testing.assert_close(batch_norms(kept)[0].running_mean, means)
+    torch.testing.assert_close(batch_norms(kept)[0].running_var, variances)
+    assert norm.running_mean.abs().max() == 0
+    assert all(norm.momentum == 0.1 for norm in batch_norms(kept))
+
+
+@pytest.mark.parametrize("mode", ["running", "recalibrated", "batch"])
+def test_the_checkpoint_says_which_statistics_its_figures_are_of(tmp_path, config_of, mode):
+    config = with_mode(config_of(), mode, bn_batches=2)
+    task = create_task(config)
+    figures = train(task, config, tmp_path / "run")
+    net, card = load_model(tmp_path / "run" / "last.safetensors")
+    assert card.bn_mode == mode
+    scored = with_batch_statistics(net) if mode == "batch" else net
+    assert task.evaluate(scored.eval()) == pytest.approx(figures)
+
+
+def test_modes_change_the_figures_and_not_the_training(tmp_path, config_of):
+    states, figures = {}, {}
+    for mode in ("running", "recalibrated", "batch"):
+        config = with_mode(config_of(), mode, bn_batches=2)
+        figures[mode] = train(create_task(config), config, tmp_path / mode)["miou"]
+        states[mode] = load_state(tmp_path / mode / "checkpoints" / "state-00000012.dk")["average"]
+    for mode in ("recalibrated", "batch"):
+        assert figures[mode] != figures["running"]
+        assert all(torch.equal(value, states["running"][key]) for key, value in states[mode].items())
+
+
+def test_a_network_without_batch_norms_has_no_other_mode(tmp_path):
+    config = with_mode(sr_config(write_pictures(tmp_path / "data")), "recalibrated")
+    with pytest.raises(ConfigError, match=r"eval.bn_mode=recalibrated: rdn has no batch norm; remove the key"):
+        train(create_task(config), config, tmp_path / "run")
