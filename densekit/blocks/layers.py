@@ -1,6 +1,7 @@
 """The layers that a dense block connects, and the transition between two blocks.
 
 Every layer maps (B, channels, H, W) to (B, growth_rate, H, W) and says `radius`, the pixels it sees to each side.
+`stages` tells the engine how it is made; a layer without it, or without any, is run as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densekit.blocks.parts import Stage
 from densekit.errors import ConfigError, suggest
 
 DROPOUTS = {
@@ -70,6 +72,10 @@ class BottleneckLayer(nn.Module):
         x = self.conv2(F.relu(self.norm2(x), inplace=True))
         return F.dropout(x, self.drop_rate, self.training)
 
+    def stages(self) -> list[Stage]:
+        inside, behind = (rate * self.training for rate in (self.drop_rate_inside, self.drop_rate))
+        return [Stage(self.conv1, self.norm1, drop_rate=inside), Stage(self.conv2, self.norm2, drop_rate=behind)]
+
 
 class BasicLayer(nn.Module):
     """BN-ReLU-3x3: the layer of the plain DenseNets and, with a bias, of FC-DenseNet.
@@ -97,15 +103,21 @@ class BasicLayer(nn.Module):
         x = self.conv1(F.relu(self.norm1(x), inplace=True))
         return F.dropout(x, self.drop_rate, self.training)
 
+    def stages(self) -> list[Stage]:
+        return [Stage(self.conv1, self.norm1, drop_rate=self.drop_rate * self.training)]
+
 
 def relu(x: Tensor) -> Tensor:
     """ReLU in place: the convolution before it does not need its own output."""
     return F.relu(x, inplace=True)
 
 
+SLOPE = 0.2  # of RRDBNet's leaky ReLU
+
+
 def leaky_relu(x: Tensor) -> Tensor:
     """Leaky ReLU with slope 0.2, in place."""
-    return F.leaky_relu(x, 0.2, inplace=True)
+    return F.leaky_relu(x, SLOPE, inplace=True)
 
 
 class ConvLayer(nn.Module):
@@ -122,6 +134,11 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.conv(x))
+
+    def stages(self) -> list[Stage]:
+        slopes: dict[Callable[[Tensor], Tensor], float] = {relu: 0.0, leaky_relu: SLOPE}
+        slope = slopes.get(self.activation)
+        return [] if slope is None else [Stage(self.conv, slope=slope)]
 
 
 class Transition(nn.Module):

@@ -6,6 +6,8 @@ from densekit.errors import ConfigError, suggest
 
 MEMORY_POLICIES = {
     "speed": "keep every activation that autograd asks for; nothing is computed twice",
+    "balanced": "keep each map once, and what the 1x1 convolutions make; compute norms and ReLUs again",
+    "lean": "keep each map once; compute the 1x1 convolutions again as well",
 }
 
 

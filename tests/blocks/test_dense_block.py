@@ -59,7 +59,9 @@ def test_every_layer_gets_a_gradient_through_every_path():
 def test_an_unknown_memory_policy_is_named():
     with pytest.raises(ConfigError) as error:
         DenseBlock(5, 2, 4, LAYERS["conv"], memory="speedy")
-    assert str(error.value) == "memory='speedy': not a memory policy; did you mean 'speed'? (known: speed)"
+    assert (
+        str(error.value) == "memory='speedy': not a memory policy; did you mean 'speed'? (known: speed, balanced, lean)"
+    )
 
 
 def test_a_memory_policy_reaches_every_block_inside_a_network():

@@ -76,7 +76,10 @@ def test_the_skip_adds_the_benchmarks_bicubic_enlargement(scale):
             {"bicubic_skip": True, "out_channels": 1},
             "bicubic_skip needs as many channels out as in, not 3 and 1",
         ),
-        ({"memory": "sped"}, "memory='sped': not a memory policy; did you mean 'speed'? (known: speed)"),
+        (
+            {"memory": "sped"},
+            "memory='sped': not a memory policy; did you mean 'speed'? (known: speed, balanced, lean)",
+        ),
     ],
 )
 def test_impossible_arguments_are_named(arguments, message):

@@ -1,0 +1,144 @@
+"""What a layer of a dense block is made of, as far as it must be known to run it forwards and backwards by hand."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One composite function of a layer: [norm, ReLU,] convolution, then [an activation or] dropout.
+
+    Attributes:
+        conv: the convolution.
+        norm: of what it reads, followed by a ReLU; None where it reads its input as it is.
+        slope: of a leaky ReLU after the convolution, 0 for a ReLU; None where there is none.
+        drop_rate: of the dropout behind, 0 outside of training.
+    """
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d | None = None
+    slope: float | None = None
+    drop_rate: float = 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Says whether the engine runs it as it is: no other kind of norm, no other padding, no hook."""
+        modules: list[nn.Module] = [self.conv] if self.norm is None else [self.conv, self.norm]
+        return (
+            type(self.conv) is nn.Conv2d
+            and self.conv.padding_mode == "zeros"
+            and (self.norm is None or (type(self.norm) is nn.BatchNorm2d and self.norm.affine))
+            and (self.norm is None or self.norm.training or self.norm.running_mean is not None)
+            and not any(map(has_hooks, modules))
+        )
+
+    @property
+    def is_measured(self) -> bool:
+        """Says whether its norm uses the statistics of the batch."""
+        return self.norm is not None and self.norm.training
+
+    def rectified(self, x: Tensor, stats: Tensor) -> Tensor:
+        """Returns relu(norm(x)), rounded as torch's own kernel does in training; `x` itself without a norm.
+
+        Args:
+            x: (B, c, H, W).
+            stats: batch mean and 1 / sqrt(variance + eps) in the first two rows.
+        """
+        if self.norm is None:
+            return x
+        mean, scale = self.statistics(stats)
+        a = self.norm.weight.detach() * scale
+        b = torch.addcmul(self.norm.bias.detach(), mean, a, value=-1)
+        return torch.addcmul(b.view(1, -1, 1, 1), x.to(a.dtype), a.view(1, -1, 1, 1)).relu_().to(x.dtype)
+
+    def statistics(self, stats: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and 1 / sqrt(variance + eps) as the norm uses them: the batch's in training, else its own."""
+        assert self.norm is not None
+        if self.norm.training:
+            return stats[0], stats[1]
+        assert self.norm.running_mean is not None
+        assert self.norm.running_var is not None
+        return self.norm.running_mean, torch.rsqrt(self.norm.running_var + self.norm.eps)
+
+    def activated(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns what the stage makes of its convolution's result, in place, and the random state before it drew."""
+        if self.slope is not None:
+            return F.leaky_relu_(u, self.slope), None
+        if not self.drop_rate:
+            return u, None
+        state = torch.cuda.get_rng_state(u.device) if u.is_cuda else torch.get_rng_state()
+        return F.dropout(u, self.drop_rate), state
+
+    def activated_backward(self, grad: Tensor, made: Tensor, state: Tensor | None) -> Tensor:
+        """Returns the gradient of the convolution's result from that of what the stage `made`."""
+        if self.slope is not None:
+            return torch.ops.aten.leaky_relu_backward(grad, made, self.slope, True)
+        if state is None:
+            return grad
+        with replayed(state, grad.device):
+            return grad * F.dropout(torch.ones_like(grad), self.drop_rate)
+
+
+def update_running(norm: nn.BatchNorm2d, stats: Tensor) -> None:
+    """Moves the running statistics of a norm as a forward pass of its own would, to the last bit on CPUs.
+
+    Args:
+        norm: in training.
+        stats: mean, anything, and unbiased variance of its maps.
+    """
+    if not norm.track_running_stats:
+        return
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    mean, _, unbiased = stats
+    norm.running_mean.copy_(share * mean + (1 - share) * norm.running_mean)
+    old = (1 - share) * norm.running_var
+    if old.dtype == torch.float64:
+        norm.running_var.copy_(share * unbiased + old)
+    else:  # torch's kernel rounds once here
+        norm.running_var.copy_(torch.addcmul(old, torch.full_like(unbiased, share), unbiased))
+
+
+def measure(x: Tensor, eps: float, stats: Tensor) -> None:
+    """Writes mean, 1 / sqrt(variance + eps) and unbiased variance of maps (B, c, H, W) into `stats` (3, c)."""
+    # With momentum 1 what is left in running statistics is the batch's own. Of maps as a layer made them, not of a
+    # slice of a buffer: only then are the sums those of the plain block to the last bit.
+    stats[1] = torch.native_batch_norm(x, None, None, stats[0], stats[2], True, 1.0, eps)[2]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Says whether something wants to be called with this module, which the engine would not do."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+@contextlib.contextmanager
+def replayed(state: Tensor, device: torch.device) -> Iterator[None]:
+    """Draws again what was drawn from `state` on, and leaves the random state as it was."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.cuda.set_rng_state(state, device) if on_gpu else torch.set_rng_state(state)
+        yield
+
+
+def common_eps(layers: Sequence[Sequence[Stage]]) -> float | None:
+    """Returns the eps of the norms that read the block's maps; None if none reads batch statistics.
+
+    Raises:
+        ValueError: they differ, so the maps' statistics cannot be shared.
+    """
+    found = {stages[0].norm.eps for stages in layers if stages[0].norm is not None and stages[0].norm.training}
+    if len(found) > 1:
+        raise ValueError("norms of different eps")
+    return found.pop() if found else None
