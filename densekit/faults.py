@@ -72,7 +72,9 @@ class Faults:
 
     def add_details(self, details: ErrorDetails) -> None:
         """Notes one of pydantic's errors in our words."""
-        kind, location, context = details["type"], details["loc"], details.get("ctx", {})
+        kind, context = details["type"], details.get("ctx", {})
+        # without the tags of kinds that a value may be of, "<name>" or "<list>"
+        location = tuple(part for part in details["loc"] if not str(part).startswith("<"))
         if kind == "together":
             for key, message in context["faults"]:
                 self.add_at(tuple(key.split(".")), f"{key}: {message}")

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Lets an OSError that names no file, as that of a full disk, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -18,7 +30,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -30,11 +42,15 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     if os.name == "posix":  # the rename itself must survive a power loss; other systems cannot open folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            with naming(path):
+                os.fsync(folder)
         finally:
             os.close(folder)
 
 
 def printable(text: object) -> str:
     """Returns `text` on one line, with control characters and undecodable bytes escaped, fit for a message."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+    text = str(text)
+    if text.isprintable():  # at once, where it is a megabyte
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -157,7 +157,7 @@ def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, fir
         if im is None or im.mode not in _MASK_DTYPES:
             raise ImageError(
                 f"mask pixels are {im.mode if im else 'float or multi-channel'}; expected a palette, grey, 16-bit grey "
-                "or 1-bit mask whose pixels are class numbers; turn its colours into class numbers first"
+                "or 1-bit mask whose pixels are class numbers; turn its colours into them, or train with data.class_map"
             )
         step = _GREY_STEPS.get(_raw_mode(im)[:3], 1)
         im.load()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +34,14 @@ def available_memory(device: torch.device | str) -> int:
     except (OSError, KeyError):  # not Linux: half of what is built in
         system = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return max(0, min([system, *_cgroup_rests()]))
+
+
+def peak_memory(device: torch.device | str) -> int:
+    """Returns the most bytes that were in use at once: of the GPU's memory, or of main memory by this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def activation_bytes_per_pixel(module: nn.Module, in_channels: int = 3) -> float:

@@ -191,6 +191,21 @@ optm: {}
         ),
         (
             SR,
+            ["optim.name=rmsprop", "optim.betas=[0.9, 0.99]"],
+            "optim.betas: has 2 numbers, but optim.name=rmsprop takes 1 of them (command line)",
+        ),
+        (
+            SR,
+            ["optim.name=sgd", "optim.betas=[0.9]"],
+            "optim.betas: has 1 numbers, but optim.name=sgd has none; remove it (command line)",
+        ),
+        (
+            SR,
+            ["optim.name=muon", "optim.eps=1e-6"],
+            "optim.eps: is for adam, adamw and rmsprop; optim.name=muon has none, remove it (command line)",
+        ),
+        (
+            SR,
             ["optim.min_learning_rate=0.1"],
             "optim.min_learning_rate: must not exceed optim.learning_rate (0.001) (command line)",
         ),
@@ -217,6 +232,16 @@ optm: {}
             "eval.protocol: does not fit task seg; use 'camvid11-360x480' or 'voc21' or 'cityscapes19' or "
             "'dataset-iou' or 'binary' (command line)",
         ),
+        (
+            SR,
+            ["gan.start_step=1000"],
+            "gan.start_step: must be less than train.total_steps (1000), or gan never counts (command line)",
+        ),
+        (
+            SR,
+            ["gan.weight=0.1", "data.val=b", "train.patience=3"],
+            "train.patience: cannot go with gan: PSNR falls while pictures look better; remove it (command line)",
+        ),
         (SEG, ["gan.weight=0.1"], "gan: belongs to task sr, but the task is seg; remove it (command line)"),
         (SR, ["data.focus=balanced"], "data.focus: belongs to task seg, but the task is sr; remove it (command line)"),
         (
@@ -231,10 +256,34 @@ optm: {}
             "(command line)",
         ),
         (
+            SR,
+            ["data.sharpen=true"],
+            "data.sharpen: makes low resolution from sharpened pictures, which needs data.degradation=real-esrgan "
+            "(command line)",
+        ),
+        (
             SEG,
             ["data.val=c", "data.val_share=0.2"],
             "data.val_share: takes validation pictures from data.train, but data.val has some; remove one "
             "(command line)",
+        ),
+        (
+            SEG,
+            ["data.augment=lihgt"],
+            "data.augment='lihgt': must be 'none', 'light', 'strong' or 'microscopy'; did you mean 'light'? (command "
+            "line)",
+        ),
+        (SEG, ["data.augment=3"], "data.augment=3: must be 'none', 'light', 'strong' or 'microscopy' (command line)"),
+        (
+            SEG,
+            ["data.augment=[D4, {D4: 3, D5: 2}]"],
+            "data.augment[1]={'D4': 3, 'D5': 2}: must be one name with its arguments, such as HorizontalFlip: {p: 0.5} "
+            "(command line)",
+        ),
+        (
+            SEG,
+            ["data.class_map={'#FF0000': 1, '#ff0000': 2}"],
+            "data.class_map: has '#ff0000' twice, in upper and lower case; remove one (command line)",
         ),
         (SEG, ["data.class_map={red: 1}"], "data.class_map: 'red' is no colour; write it as '#ff0000' (command line)"),
         (

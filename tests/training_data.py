@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from densekit.config import Config
-from densekit.image import Picture, write_image, write_mask
+from densekit.image import Picture, read_mask, write_image, write_mask
 
-COLOURS = np.array([[30, 60, 200], [200, 180, 40], [60, 200, 90]])  # of the classes: a network can learn them
+COLOURS = np.array([  # of the classes: a network can learn them
+    [30, 60, 200], [200, 180, 40], [60, 200, 90], [220, 40, 60], [40, 210, 220], [130, 130, 130], [240, 240, 240],
+    [20, 20, 20], [150, 40, 200], [250, 140, 20], [120, 70, 20],
+])  # fmt: skip
 
 
 def make_picture(height: int, width: int, seed: int) -> np.ndarray:
@@ -50,6 +53,14 @@ def write_masked(
     return folder
 
 
+def recolour(folder: Path, palette: np.ndarray) -> Path:
+    """Turns the masks of `write_masked` from class numbers into colours (N, 3)."""
+    for path in (folder / "masks").iterdir():
+        ids = read_mask(path)
+        write_image(path, Picture(palette[ids]))
+    return folder
+
+
 def make_config(task: str, model: dict, data: dict, optim: dict, train: dict) -> Config:
     return Config.model_validate({"task": task, "model": model, "data": data, "optim": optim, "train": train})
 
@@ -72,7 +83,7 @@ def sr_config(folder: Path, *, model: dict | None = None, data: dict | None = No
         {"train": [str(folder)], "val": [str(folder)], **(data or {})},
         {"name": "adam", "learning_rate": 5e-3},
         {"total_steps": 12, "batch_size": 2, "crop_size": 12, "ema_decay": 0.5, "threads": 1, "log_every": 1}
-        | {"eval_every": 6, "checkpoint_every": 4, "seed": 5}
+        | {"eval_every": 6, "checkpoint_every": 4, "seed": 5, "samples": 1}
         | train,
     )
 
@@ -95,6 +106,6 @@ def seg_config(
         {"train": [str(folder)], "val": [str(folder)], "augment": "strong", **(data or {})},
         {"name": "adamw", "learning_rate": 2e-2, "clip_norm": 5.0},
         {"total_steps": 12, "batch_size": 2, "crop_size": 32, "ema_decay": 0.5, "threads": 1, "log_every": 1}
-        | {"eval_every": 6, "checkpoint_every": 4, "seed": 5}
+        | {"eval_every": 6, "checkpoint_every": 4, "seed": 5, "samples": 1}
         | train,
     )

@@ -62,8 +62,10 @@ def sr_check(
         raise ConfigError("no data to check; give a config, or a folder with --hr DIR")
     result = check_sr(
         train,
-        lr=lr,
+        lr=[*(config.data.lr if config else ()), *lr],
         val=[*(config.data.val if config else ()), *val],
+        val_lr=config.data.val_lr if config and not val else (),
+        val_share=config.data.val_share if config else 0.0,
         scale=scale or (config.model.kwargs["scale"] if config else None),
         crop_size=crop_size or (config.train.crop_size if config else None),
     )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # what YAML 1.2 calls a float and PyYAML leaves as text
@@ -54,7 +54,7 @@ def transform(value: object) -> object:
         raise PydanticCustomError(
             "transform_type", "must be one name with its arguments, such as HorizontalFlip: {p: 0.5}"
         )
-    return {str(name): _nested(arguments) for name, arguments in value.items()}
+    return {str(name): {} if arguments is None else _nested(arguments) for name, arguments in value.items()}
 
 
 def _nested(value: object) -> object:
@@ -62,7 +62,7 @@ def _nested(value: object) -> object:
         return {str(key): _nested(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_nested(item) for item in value]
-    return {} if value is None else keyword(value)
+    return keyword(value)
 
 
 Int = Annotated[int, BeforeValidator(number)]
@@ -75,6 +75,7 @@ Count = Annotated[int, Field(ge=1, le=1024), BeforeValidator(number)]
 Step = Annotated[int, Field(ge=0), BeforeValidator(number)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 Shrink = Annotated[float, Field(gt=0, le=1), BeforeValidator(number)]
+Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
 Factor = Annotated[float, Field(ge=0, le=1000), BeforeValidator(number)]
 Color = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 Keyword = Annotated[
@@ -85,4 +86,9 @@ Keyword = Annotated[
 Transform = Annotated[
     dict[str, Any],
     BeforeValidator(transform, json_schema_input_type=str | dict[str, Any]),
+]
+Augmentation = Annotated[
+    Annotated[Literal["none", "light", "strong", "microscopy"], Tag("<name>")]
+    | Annotated[list[Transform], Tag("<list>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<name>"),
 ]

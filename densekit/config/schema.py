@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from densekit.config.kinds import (
+    Augmentation,
     Byte,
     Color,
     Count,
+    Decay,
     Factor,
     Float,
     Int,
@@ -25,7 +27,6 @@ from densekit.config.kinds import (
     Step,
     Text,
     Texts,
-    Transform,
 )
 from densekit.config.together import faults_together
 
@@ -80,7 +81,7 @@ class DataConfig(_Section):
     )
     ignore_index: Int = Field(default=255, ge=0, le=255, description="seg: id in the mask files that means void.")
     licence: str = Field(default="", description="Licence of the training data; goes into the checkpoint.")
-    augment: Literal["none", "light", "strong", "microscopy"] | list[Transform] = Field(
+    augment: Augmentation = Field(
         default="light",
         description="seg: augmentation by name, microscopy being strong in all eight orientations, or a list of "
         "albumentations with their arguments.",
@@ -91,6 +92,9 @@ class DataConfig(_Section):
     focus_share: Float = Field(default=0.5, ge=0, le=1, description="seg: share of the crops that focus lays.")
     degradation: Literal["bicubic", "real-esrgan"] = Field(
         default="bicubic", description="sr: how low resolution is made; real-esrgan: blur, noise and JPEG, twice."
+    )
+    sharpen: bool = Field(
+        default=False, description="sr: trains towards sharpened pictures, as Real-ESRGAN does; with real-esrgan."
     )
     shrink: list[Shrink] = Field(
         default=[1.0], min_length=1, description="sr: factors at which each training picture enters, such as [1, 0.7]."
@@ -104,6 +108,15 @@ class OptimConfig(_Section):
     learning_rate: Float = Field(default=1e-3, gt=0, le=10, description="Highest learning rate.")
     weight_decay: Float = Field(
         default=0.0, ge=0, le=1, description="Weight decay; decoupled in adamw and muon, else L2."
+    )
+    betas: list[Decay] = Field(
+        default=[],
+        max_length=2,
+        description="Decay of the gradient's mean and of its square's; rmsprop: of the latter alone. Empty: 0.9 and "
+        "0.999, rmsprop 0.99.",
+    )
+    eps: Positive | None = Field(
+        default=None, description="Added to the root of the mean square, adam, adamw and rmsprop; null: 1e-8."
     )
     schedule: Literal["constant", "cosine", "onecycle", "step"] = Field(
         default="cosine", description="Course after warm-up; step: times step_factor every step_every steps."
@@ -182,14 +195,14 @@ class TrainConfig(_Section):
 
 
 class GanConfig(_Section):
-    """The discriminator that judges super-resolved pictures, and how much its opinion weighs."""
+    """The discriminator that judges super-resolved pictures, and how much its opinion weighs; as Real-ESRGAN has it."""
 
     discriminator: Literal["unet", "vgg"] = Field(
         default="unet", description="unet judges each pixel (Real-ESRGAN); vgg the crop as a whole (ESRGAN)."
     )
     num_features: Int = Field(default=64, ge=4, le=512, description="Channels of its first layer.")
-    loss: Literal["ragan", "vanilla", "lsgan", "hinge"] = Field(default="ragan", description="Adversarial loss.")
-    weight: Float = Field(default=0.005, gt=0, le=100, description="Factor of the adversarial loss.")
+    loss: Literal["ragan", "vanilla", "lsgan", "hinge"] = Field(default="vanilla", description="Adversarial loss.")
+    weight: Float = Field(default=0.1, gt=0, le=100, description="Factor of the adversarial loss.")
     learning_rate: Float = Field(default=1e-4, gt=0, le=10, description="Of the discriminator; follows the schedule.")
     start_step: Int = Field(default=0, ge=0, description="Step from which on its opinion counts; it learns before.")
 

@@ -18,6 +18,7 @@ _TASK_LOSSES = {
 }
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _LOSS = re.compile(r"(?:(\d+(?:\.\d+)?|\.\d+) *\* *)?([\w-]+)")  # 0.5*dice
+_NUM_BETAS = {"adam": 2, "adamw": 2, "rmsprop": 1}
 _TASK_PROTOCOLS = {
     "sr": ("rdn-y", "rgb"),
     "seg": ("camvid11-360x480", "voc21", "cityscapes19", "dataset-iou", "binary"),
@@ -29,7 +30,7 @@ _ONLY = {  # keys that only one task has, in their sections
         "eval": (),
     },
     "sr": {
-        "data": ("lr", "val_lr", "shrink", "degradation"),
+        "data": ("lr", "val_lr", "shrink", "degradation", "sharpen"),
         "train": ("perceptual_weights", "perceptual_layers"),
         "eval": (),
     },
@@ -65,13 +66,17 @@ def _in_data(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.shrink", "cannot go with data.lr: reduced copies have no low resolution of their own; remove one"
     if data.lr and data.degradation != "bicubic":
         yield "data.degradation", "makes low resolution from data.train, but data.lr has it already; remove one"
+    if data.sharpen and data.degradation == "bicubic":
+        yield "data.sharpen", "makes low resolution from sharpened pictures, which needs data.degradation=real-esrgan"
     if data.val_share and data.val:
         yield "data.val_share", "takes validation pictures from data.train, but data.val has some; remove one"
     if data.palette and len(data.palette) != len(data.classes):
         yield "data.palette", f"has {len(data.palette)} colours, but data.classes has {len(data.classes)} names"
-    for color in data.class_map:
+    for place, color in enumerate(data.class_map):
         if not _COLOR.fullmatch(color):
             yield "data.class_map", f"{shorten(color)} is no colour; write it as '#ff0000'"
+        elif color.lower() in [other.lower() for other in list(data.class_map)[:place]]:
+            yield "data.class_map", f"has {shorten(color)} twice, in upper and lower case; remove one"
 
 
 def _in_training(config: Config) -> Iterator[tuple[str, str]]:
@@ -83,6 +88,16 @@ def _in_training(config: Config) -> Iterator[tuple[str, str]]:
         yield "model.scale", "must be a whole number from 1 to 8"
     if train.patience is not None and not data.val and not data.val_share:
         yield "train.patience", "needs data.val or data.val_share, whose figures tell whether training gets better"
+    if config.gan is not None and train.patience is not None:
+        yield "train.patience", "cannot go with gan: PSNR falls while pictures look better; remove it"
+    if config.gan is not None and config.gan.start_step >= train.total_steps:
+        yield "gan.start_step", f"must be less than train.total_steps ({train.total_steps}), or gan never counts"
+    number = _NUM_BETAS.get(optim.name, 0)
+    if optim.betas and len(optim.betas) != number:
+        needs = f"takes {number} of them" if number else "has none; remove it"
+        yield "optim.betas", f"has {len(optim.betas)} numbers, but optim.name={optim.name} {needs}"
+    if optim.eps is not None and not number:
+        yield "optim.eps", f"is for adam, adamw and rmsprop; optim.name={optim.name} has none, remove it"
     if optim.warmup_steps >= train.total_steps:
         yield "optim.warmup_steps", f"must be less than train.total_steps ({train.total_steps})"
     if optim.min_learning_rate > optim.learning_rate:

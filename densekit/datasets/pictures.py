@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from densekit.datasets.lists import common_root, is_list, read_list
 from densekit.errors import DataError
 from densekit.files import printable
 from densekit.image import Picture, list_images, read_image
@@ -35,20 +36,31 @@ def to_rgb(picture: Picture) -> Pixels:
 
 
 def list_pictures(folders: Sequence[str | Path]) -> list[Path]:
-    """Returns the pictures of several folders, in order.
+    """Returns the pictures of several folders or .txt lists, in order.
 
     Raises:
-        DataError: a folder is missing or holds none.
+        DataError: a folder is missing or holds none, or a list cannot be used.
     """
-    paths = []
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise DataError(f"{printable(folder)}: no such folder; give one that holds pictures")
-        found = list_images(Path(folder))
-        if not found:
-            raise DataError(f"{printable(folder)}: no pictures (png, jpg, tif, webp, bmp) in this folder")
-        paths += found
-    return paths
+    return [path for folder in folders for path in rooted_pictures(folder)[1]]
+
+
+def rooted_pictures(folder: str | Path) -> tuple[Path, list[Path]]:
+    """Returns the folder that names start from, and the pictures of a folder or .txt list.
+
+    Names start from the folder itself, and of a list from the deepest folder that holds all its pictures.
+
+    Raises:
+        DataError: as `list_pictures`.
+    """
+    if is_list(folder):
+        found = read_list(folder)
+        return common_root(found), found
+    if not Path(folder).is_dir():
+        raise DataError(f"{printable(folder)}: no such folder; give one that holds pictures")
+    found = list_images(Path(folder))
+    if not found:
+        raise DataError(f"{printable(folder)}: no pictures (png, jpg, tif, webp, bmp) in this folder")
+    return Path(folder), found
 
 
 def median_frequency_weights(own: NDArray[np.int64], around: NDArray[np.int64]) -> NDArray[np.float64]:

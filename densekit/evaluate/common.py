@@ -114,10 +114,11 @@ def conditions_of(
     own: dict[str, str] = {}
     if model is not None:
         own = {"model": model.card.model, "device": str(model.device), "precision": model.precision}
-    return {key: value for key, value in {**first, **own, **given, **last, **_environment()}.items() if value}
+    return {key: value for key, value in {**first, **own, **given, **last, **environment()}.items() if value}
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Returns the versions of what figures are made with."""
     import torch
 
     from densekit import __version__

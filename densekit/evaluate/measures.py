@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SUMMARY = ("accuracy", "mean_class_accuracy", "mean_dice", "frequency_weighted_iou", "micro_iou", "kappa")
 BOUNDARY = ("boundary_miou", "boundary_f1")
 CALIBRATION = ("ece", "brier", "aurc")
+TEMPERED = ("tempered_ece", "tempered_brier")
 
 
 class Measures:
@@ -25,16 +26,21 @@ class Measures:
         rule: of the protocol.
         calibration: whether to compare probabilities with how often the class is right.
         boundary: width of boundaries, and how far contours may miss each other, in pixels; None leaves them out.
+        temperature: also compare the probabilities of logits divided by it, fitted on other pictures.
 
     Attributes:
         total: the confusion matrix of all pictures.
     """
 
-    def __init__(self, rule: Rule, *, calibration: bool = False, boundary: int | None = None) -> None:
+    def __init__(
+        self, rule: Rule, *, calibration: bool = False, boundary: int | None = None, temperature: float | None = None
+    ) -> None:
         classes = (rule.num_classes, rule.ignore_index)
         self.rule = rule
         self.total = ConfusionMatrix(*classes)
         self._calibration = Calibration(*classes) if calibration else None
+        self._temperature = temperature or 1.0
+        self._tempered = Calibration(*classes) if temperature is not None else None
         self._boundary_iou = BoundaryIoU(*classes, pixels=boundary) if boundary else None
         self._boundary_f1 = BoundaryF1(*classes, tolerance=boundary) if boundary else None
 
@@ -57,6 +63,8 @@ class Measures:
             self._boundary_f1.update(ids, target)
         if self._calibration and logits is not None:
             self._calibration.update(softmax(logits), target)
+        if self._tempered and logits is not None:
+            self._tempered.update(softmax(logits, self._temperature), target)
         return self._headline(own)
 
     def summary(self) -> dict[str, float | None]:
@@ -64,7 +72,7 @@ class Measures:
         figures = self._all()
         return {
             **self._headline(self.total),
-            **{key: figures[key] for key in (*SUMMARY, *BOUNDARY, *CALIBRATION) if key in figures},
+            **{key: figures[key] for key in (*SUMMARY, *BOUNDARY, *CALIBRATION, *TEMPERED) if key in figures},
         }
 
     def per_class(self) -> dict[str, list[float | None]]:
@@ -77,10 +85,10 @@ class Measures:
         """Returns curves to draw: confidence and accuracy, coverage and risk."""
         if not self._calibration:
             return {}
-        return {
-            "calibration": [(float(x), float(y)) for x, y, _ in self._calibration.curve()],
-            "risk-coverage": [(float(x), float(y)) for x, y in self._calibration.risk_coverage()],
-        }
+        curves = {"calibration": [(float(x), float(y)) for x, y, _ in self._calibration.curve()]}
+        if self._tempered:
+            curves["tempered-calibration"] = [(float(x), float(y)) for x, y, _ in self._tempered.curve()]
+        return {**curves, "risk-coverage": [(float(x), float(y)) for x, y in self._calibration.risk_coverage()]}
 
     def conditions(self) -> dict[str, str]:
         """Returns what the figures were taken over."""
@@ -92,6 +100,8 @@ class Measures:
         figures = self.total.figures()
         for part in (self._boundary_iou, self._boundary_f1, self._calibration):
             figures |= part.figures() if part else {}
+        if self._tempered:
+            figures |= {f"tempered_{key}": value for key, value in self._tempered.figures().items()}
         return figures
 
     def _headline(self, matrix: ConfusionMatrix) -> dict[str, float | None]:

@@ -14,15 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densekit.datasets.partners import Partners
 from densekit.datasets.pictures import list_pictures
 from densekit.errors import ConfigError, DataError
 from densekit.evaluate.common import Follow, Silent, bn_mode_of, conditions_of, count_of, failed, name_of, tiles_of
 from densekit.evaluate.measures import Measures
 from densekit.evaluate.rules import Rule, find_rule
-from densekit.evaluate.sets import Partners, set_name
+from densekit.evaluate.sets import set_name
 from densekit.evaluate.statistics import with_batch_statistics
+from densekit.evaluate.views import views_seg
 from densekit.files import printable
 from densekit.image import read_image, read_mask
+from densekit.metrics import fit_temperature
 from densekit.predict.inputs import to_rgb8, to_unit
 from densekit.predict.overlay import PALETTE
 from densekit.predict.segment import classes_of
@@ -31,9 +34,6 @@ from densekit.report import Evaluation, Row
 if TYPE_CHECKING:
     from densekit.predict import Segmenter
     from densekit.predict.tiles import Tile
-
-VOID = (0, 0, 0)  # of pixels that count nowhere, in what there is to see
-WRONG = (255, 0, 255)
 
 Ids = NDArray[Any]
 
@@ -48,6 +48,7 @@ def evaluate_seg(
     num_classes: int | None = None,
     ignore_index: int | None = None,
     calibration: bool = False,
+    held_out: tuple[str | Path, str | Path] | None = None,
     boundary: int | None = None,
     bn: str | None = None,
     batch_size: int = 1,
@@ -69,6 +70,8 @@ def evaluate_seg(
         num_classes: of predictions; a model says its own.
         ignore_index: a label that counts nowhere; by default the protocol's, or 255.
         calibration: also compare the model's probabilities with how often it is right.
+        held_out: folders of other pictures and their masks, on which a temperature is fitted; the probabilities at that
+            temperature are compared as well.
         boundary: also score the outlines, to this many pixels.
         bn: "batch" uses the statistics of each batch, so that a result depends on its neighbours; None, or
             "running", those that the model has.
@@ -80,8 +83,9 @@ def evaluate_seg(
     Raises:
         ConfigError: a wrong protocol or number of classes, neither or both of model and predictions, tiles or
             calibration where they cannot be, or a model that needs `bn="batch"` without it.
-        DataError: a folder that is not there.
+        DataError: a folder that is not there, or a held-out picture that cannot be used.
     """
+    calibration = calibration or held_out is not None
     if (model is None) == (predictions is None) or (model is not None and images is None):
         raise ConfigError("give either a model and a folder of images, or a folder of predictions")
     if model is None and (calibration or bn):
@@ -99,7 +103,8 @@ def evaluate_seg(
         if model is not None
         else Partners(predictions or "", masks=True)
     )
-    measures = Measures(rule, calibration=calibration, boundary=boundary)
+    temperature = _fitted(source, held_out, folder, rule) if isinstance(source, Prediction) and held_out else None
+    measures = Measures(rule, calibration=calibration, boundary=boundary, temperature=temperature)
     evaluator = SegEvaluator(folder, source, rule, measures, Path(images) if images is not None else None)
     follow = follow or Silent()
     known = {"protocol": rule.protocol.name, "bn_mode": mode, "ignore_index": str(rule.ignore_index)}
@@ -125,6 +130,7 @@ def evaluate_seg(
                 "pictures": count_of(rows),
                 "ignore_index": str(rule.ignore_index),
                 **measures.conditions(),
+                "temperature": f"{temperature:.4f}, fitted on {held_out[0]}" if temperature and held_out else "",
             },
             model,
             given,
@@ -210,7 +216,7 @@ class SegEvaluator:
     source: Prediction | Partners
     rule: Rule
     measures: Measures
-    images: Path | None
+    images: Path | None = None
     tiles: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     has_void: bool = False
@@ -290,6 +296,21 @@ class SegEvaluator:
         logits = self.source.model.logits(x, tile=side or "off", on_tile=on_tile, notes=self.notes)
         return list(classes_of(logits).byte().cpu().numpy()), logits, str(side or "whole")
 
+    def logits(self, path: Path) -> tuple[Tensor, Ids]:
+        """Returns the logits (num_outputs, H, W) of a picture and its mask.
+
+        Raises:
+            ImageError: one of them cannot be read.
+            DataError: they do not fit each other.
+        """
+        try:
+            sample = self.read(path)
+        except DataError as error:
+            raise DataError(f"{printable(path)}: {error}") from error
+        logits = self.predict([sample])[1]
+        assert logits is not None, "only a model has logits"
+        return logits[0], sample.target
+
     def _score(self, batch: Sequence[Sample], follow: Follow) -> Iterator[Row]:
         if not batch:
             return
@@ -325,16 +346,8 @@ class SegEvaluator:
             index: of the picture.
         """
         samples = [self.read(path) for path in paths]
-        ids, target = self.predict(samples)[0][index].astype(np.int64), samples[index].target.astype(np.int64)
-        colours = np.full((max(self.rule.num_classes, 256) + 1, 3), VOID, np.uint8)
-        colours[: len(self.palette)] = self.palette
-        void = target == self.rule.ignore_index
-        shown = {"prediction": colours[ids], "target": np.where(void[..., None], VOID, colours[target.clip(0, 256)])}
-        image = self._image(paths[index])
-        wrong = np.full((*target.shape, 3), 255, np.uint8) if image is None else image // 3
-        wrong[(ids != target) & ~void] = WRONG
-        parts = {"image": image, **shown, "wrong": wrong}
-        return {key: np.asarray(pixels, np.uint8) for key, pixels in parts.items() if pixels is not None}
+        ids, target = self.predict(samples)[0][index], samples[index].target
+        return views_seg(self._image(paths[index]), ids, target, self.palette, self.rule.ignore_index)
 
     def _image(self, path: Path) -> NDArray[np.uint8] | None:
         if isinstance(self.source, Partners):
@@ -342,6 +355,22 @@ class SegEvaluator:
                 return None
             path = Partners(self.images, masks=True).find(path, self.folder)
         return to_rgb8(read_image(path).pixels)
+
+
+def _fitted(source: Prediction, held_out: tuple[str | Path, str | Path], scored: Path, rule: Rule) -> float:
+    """Returns the temperature that fits the pictures and masks in two folders best.
+
+    Raises:
+        ConfigError: they are those that are scored.
+        DataError, ImageError: one of them cannot be used.
+    """
+    images, masks = map(Path, held_out)
+    if images.resolve() == scored.resolve():
+        raise ConfigError(f"{printable(images)}: the pictures that are scored; fit the temperature on others")
+    other = SegEvaluator(
+        images, Prediction(source.model, Partners(masks, masks=True), source.tile), rule, Measures(rule)
+    )
+    return fit_temperature(map(other.logits, list_pictures([images])), ignore_index=rule.ignore_index)
 
 
 def _shape(sample: Sample) -> tuple[int, ...]:

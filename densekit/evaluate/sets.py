@@ -1,4 +1,4 @@
-"""Which pictures an evaluation compares: test sets by name, and the partner of each picture in another folder."""
+"""Which pictures an evaluation compares: test sets by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from densekit.datasets.pictures import list_pictures
 from densekit.errors import ConfigError, DataError, suggest
 from densekit.files import printable
 
@@ -18,9 +17,10 @@ class TestSet:
 
     Attributes:
         name: as in papers.
-        key: its folder is `data/<key>/images`.
+        key: one word for it.
         num_pictures: of the whole set, so that a part of it does not pass for it.
         others: further names people use.
+        folder: below `data/`; `<key>/images` if empty.
     """
 
     __test__ = False  # pytest takes any class of such a name for tests
@@ -29,6 +29,11 @@ class TestSet:
     key: str
     num_pictures: int
     others: tuple[str, ...] = ()
+    folder: str = ""
+
+    def below(self, root: Path) -> Path:
+        """Returns where its `prepare.py` puts the high-resolution pictures."""
+        return root / "data" / (self.folder or f"{self.key}/images")
 
 
 SETS = (
@@ -37,13 +42,8 @@ SETS = (
     TestSet("B100", "b100", 100, ("bsd100", "bsds100")),
     TestSet("Urban100", "urban100", 100),
     TestSet("Manga109", "manga109", 109),
-    TestSet("DIV2K val", "div2k_val", 100, ("div2k", "div2k_valid")),
+    TestSet("DIV2K val", "div2k_val", 100, ("div2k", "div2k_valid", "div2k/val"), "div2k/val/images"),
 )
-
-# What tools put behind the name of a picture: baby_x2, 0801x4, baby_LRBI_x2, baby_HR, img_001_SRF_4_LR, photo_mask.
-_ROLE = r"(?:lr|hr|sr)(?:bi|bicubic)?"
-_ENDING = re.compile(rf"(?<=.)(?:[_-]{_ROLE})?(?:[_-]?x(\d)m?|[_-]srf[_-](\d))?(?:[_-]{_ROLE})?$", re.IGNORECASE)
-_MASK = re.compile(r"(?<=.)[_-](?:mask|label|labels|gt)$", re.IGNORECASE)
 
 
 def find_set(word: str | Path, root: str | Path = ".") -> tuple[str, Path]:
@@ -80,74 +80,21 @@ def set_name(folder: Path) -> str:
 
 
 def _prepared(known: TestSet, root: Path) -> Path:
-    folder = root / "data" / known.key
-    if (folder / "images").is_dir():
-        return folder / "images"
-    if (folder / "prepare.py").is_file():
-        step = f"prepare it with: python -m data.{known.key}.prepare FOLDER (your downloaded copy)"
+    folder = known.below(root)
+    if folder.is_dir():
+        return folder
+    program = folder.relative_to(root / "data").parts[0]
+    if (root / "data" / program / "prepare.py").is_file():
+        step = f"prepare it with: python -m data.{program}.prepare FOLDER (your downloaded copy)"
     else:
         step = "put its high-resolution pictures there, or give the folder they are in"
-    raise DataError(f"{known.name}: no pictures in {printable(folder / 'images')}; {step}")
+    raise DataError(f"{known.name}: no pictures in {printable(folder)}; {step}")
 
 
 def is_part(name: str, count: int) -> int | None:
     """Returns the size of the known set `name` where `count` pictures are not all of it, else None."""
     sizes = {known.name: known.num_pictures for known in SETS}
     return sizes[name] if sizes.get(name, count) != count else None
-
-
-def plain_name(path: Path) -> tuple[str, int | None]:
-    """Returns a picture's name without what tools put behind it, and the scale that was among it."""
-    match = _ENDING.search(path.stem)
-    assert match is not None, "it also matches nothing"
-    factor = match[1] or match[2]
-    return path.stem[: match.start()].lower(), int(factor) if factor else None
-
-
-class Partners:
-    """The pictures of a folder, by the names of those they belong to.
-
-    Equal names up to the suffix go first; then names are compared without what tools put behind them: `baby_x2.png` is
-    the partner of `baby.png`, unless the scale is another one.
-
-    Args:
-        folder: with all below it.
-        scale: pictures named for another one are no partners; None takes every one.
-        masks: endings are those of masks, `_mask`, instead.
-
-    Raises:
-        DataError: no such folder, or no pictures in it.
-    """
-
-    def __init__(self, folder: str | Path, *, scale: int | None = None, masks: bool = False) -> None:
-        self.folder = Path(folder)
-        self._masks = masks
-        self._exact: dict[str, list[Path]] = {}
-        self._near: dict[str, list[Path]] = {}
-        for path in list_pictures([self.folder]):
-            place = path.relative_to(self.folder).parent
-            self._exact.setdefault(str(place / path.stem), []).append(path)
-            name, factor = self._plain(path)
-            if scale is None or factor in (None, scale):
-                self._near.setdefault(str(place / name), []).append(path)
-
-    def find(self, path: Path, folder: Path) -> Path:
-        """Returns the partner of `path`, a picture in `folder` or below.
-
-        Raises:
-            DataError: none, or several.
-        """
-        place = path.relative_to(folder).parent
-        found = self._exact.get(str(place / path.stem)) or self._near.get(str(place / self._plain(path)[0])) or []
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = " and ".join(printable(other.name) for other in found[:2])
-            raise DataError(f"both {names} in {printable(self.folder)} could belong to it; remove one")
-        raise DataError(f"no picture of that name in {printable(self.folder)}; add one, or remove this")
-
-    def _plain(self, path: Path) -> tuple[str, int | None]:
-        return (_MASK.sub("", path.stem).lower(), None) if self._masks else plain_name(path)
 
 
 def check_choice(kind: str, word: str, known: Sequence[str]) -> None:

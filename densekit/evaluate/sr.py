@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from densekit.datasets.partners import Partners
 from densekit.datasets.pictures import list_pictures
 from densekit.errors import ConfigError, DataError
 from densekit.evaluate.common import (
@@ -23,7 +24,8 @@ from densekit.evaluate.common import (
     tiles_of,
 )
 from densekit.evaluate.figures import FIGURES, Pixels, Scene, check_figures, explained
-from densekit.evaluate.sets import Partners, check_choice, find_set, is_part
+from densekit.evaluate.sets import check_choice, find_set, is_part
+from densekit.evaluate.views import views_sr
 from densekit.image import Picture, read_image
 from densekit.metrics import PROTOCOLS
 from densekit.predict.inputs import to_rgb8
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from densekit.predict.tiles import Tile
 
 GREY_Y = "grey-y"  # the protocol that takes the one channel of grey pictures as luma; all others replicate it
-ERROR_GAIN = 4  # of the error map: a difference of 64 shows as the brightest
 
 
 def evaluate_sr(
@@ -313,23 +314,13 @@ class SrEvaluator:
         """Returns what there is to see of a picture, (H, W, 3): lr, bicubic, sr, hr and a map of the error."""
         read = self.read(path)
         sr = self.result(path, read, None)
-        shown = {"lr": read.lr, "bicubic": imresize(read.lr, self.scale), "sr": sr, "hr": read.hr}
-        return {**{key: to_rgb8(pixels) for key, pixels in shown.items()}, "error": error_map(sr, read.hr)}
+        return views_sr(read.lr, sr, read.hr)
 
     def _pixels(self, path: Path) -> tuple[Pixels, bool]:
         """Returns a picture as 8 bits, (H, W, 3), or (H, W, 1) where grey is luma, and whether it was grey."""
         stored = read_image(path).pixels
         pixels, is_grey = to_rgb8(stored), stored.shape[2] == 1
         return (pixels[..., :1] if is_grey and self.protocol == GREY_Y else pixels), is_grey
-
-
-def error_map(sr: Pixels, hr: Pixels) -> Pixels:
-    """Returns each pixel's largest difference as a colour, (H, W, 3): black where there is none, yellow from 64 on."""
-    import cv2
-
-    difference = np.abs(sr.astype(np.int16) - hr).max(axis=2)
-    colours = cv2.applyColorMap((difference * ERROR_GAIN).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    return np.ascontiguousarray(colours[..., ::-1])
 
 
 def _size(pixels: Pixels) -> str:

@@ -27,7 +27,9 @@ class _Box(NamedTuple):
     width: int
 
 
-class _Cell(NamedTuple):
+class Cell(NamedTuple):
+    """A picture on a sheet, and what it is called there."""
+
     label: str
     image: Image.Image
 
@@ -60,7 +62,7 @@ def compare(before: Picture, after: Picture, scale: int) -> NDArray[np.uint8]:
     boxes = _find_detail(low)
 
     side = (3 * COLUMN + GAP) // 2
-    rows = [[_Cell("bicubic", _fit(plain, side)), _Cell(result, _fit(high, side))]]
+    rows = [[Cell("bicubic", _fit(plain, side)), Cell(result, _fit(high, side))]]
     for cell in rows[0]:
         draw, factor = ImageDraw.Draw(cell.image), cell.image.width / before.width
         for top, left, height, width in boxes:
@@ -68,8 +70,8 @@ def compare(before: Picture, after: Picture, scale: int) -> NDArray[np.uint8]:
             draw.rectangle([round(factor * corner) for corner in corners], outline=FRAME, width=2)
     for box in boxes:
         crops = (("input", low, 1), ("bicubic", plain, scale), (result, high, scale))
-        rows.append([_Cell(label, _fit(_cut(image, box, factor), COLUMN)) for label, image, factor in crops])
-    return np.array(_sheet(rows))
+        rows.append([Cell(label, _fit(_cut(image, box, factor), COLUMN)) for label, image, factor in crops])
+    return sheet(rows, 3 * COLUMN + 4 * GAP)
 
 
 def _find_detail(image: NDArray[np.uint8]) -> list[_Box]:
@@ -102,16 +104,17 @@ def _fit(image: NDArray[np.uint8], side: int) -> Image.Image:
     return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
 
 
-def _sheet(rows: list[list[_Cell]]) -> Image.Image:
+def sheet(rows: list[list[Cell]], width: int) -> NDArray[np.uint8]:
+    """Returns rows of labelled pictures on white paper, (H, width, 3); those of a row have equal columns."""
     font = ImageFont.load_default(LINE * 2 // 3)
     heights = [LINE + max(cell.image.height for cell in row) + GAP for row in rows]
-    sheet = Image.new("RGB", (3 * COLUMN + 4 * GAP, sum(heights)), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    paper = Image.new("RGB", (width, sum(heights)), PAPER)
+    draw = ImageDraw.Draw(paper)
     top = 0
     for row, height in zip(rows, heights, strict=True):
         for index, cell in enumerate(row):
-            left = GAP + index * (sheet.width - GAP) // len(row)
+            left = GAP + index * (width - GAP) // len(row)
             draw.text((left, top + LINE // 2), cell.label, fill=INK, font=font, anchor="lm")
-            sheet.paste(cell.image, (left, top + LINE))
+            paper.paste(cell.image, (left, top + LINE))
         top += height
-    return sheet
+    return np.array(paper)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from densekit.report import wording
@@ -16,8 +17,14 @@ from densekit.report.tables import classes_table, conditions_table, matrix_table
 
 _FOLDER = Path(__file__).parent
 _TASKS = {"sr": "super-resolution", "seg": "segmentation"}
-_AXES = {"calibration": ("confidence", "accuracy"), "risk-coverage": ("coverage", "risk")}
+_AXES = {
+    "calibration": ("confidence", "accuracy"),
+    "tempered-calibration": ("confidence", "accuracy"),
+    "risk-coverage": ("coverage", "risk"),
+}
 _TABLE_POINTS = 50  # longer curves are in the JSON report only
+
+Section = tuple[str, str, list[Html]]  # id, title, content
 
 
 def to_html(evaluation: Evaluation, *, max_pictures: int = 100) -> str:
@@ -27,6 +34,23 @@ def to_html(evaluation: Evaluation, *, max_pictures: int = 100) -> str:
         evaluation: what to show.
         max_pictures: rows whose pictures are made (again) to be shown: first those of the cards, then from the worst.
     """
+    title = f"{wording.headline(evaluation)} {wording.label(evaluation.metric)}: {evaluation.title}"
+    return page(title, header(evaluation), sections_of(evaluation, max_pictures))
+
+
+def page(title: str, top: Html, sections: list[Section]) -> str:
+    """Returns a page that needs nothing beside it: what is at its top, links to its sections, and those."""
+    links = [tag("a", title, href=f"#{name}") for name, title, _ in sections]
+    parts = [tag("section", tag("h2", title), *content, id=name, aria_label=title) for name, title, content in sections]
+    body = tag(
+        "body", top, tag("nav", *links, aria_label="parts of this page"), tag("main", *parts),
+        tag("script", Html(_part("report.js"))),
+    )  # fmt: skip
+    return f'<!DOCTYPE html>\n<html lang="en">{_head(title)}{body}</html>\n'
+
+
+def sections_of(evaluation: Evaluation, max_pictures: int) -> list[Section]:
+    """Returns what there is to show of an evaluation; its pictures are made here."""
     places = choose(evaluation)
     featured = {place.index for place in places}
     cards, small = [], {}
@@ -38,17 +62,10 @@ def to_html(evaluation: Evaluation, *, max_pictures: int = 100) -> str:
     for index in others[: max(0, max_pictures - len(places))]:
         small.update(_thumbnails(evaluation, index, load(evaluation.rows[index])))
 
-    sections = _sections(evaluation, cards, small, featured if cards else set())
-    links = [tag("a", title, href=f"#{name}") for name, title, _ in sections]
-    parts = [tag("section", tag("h2", title), *content, id=name, aria_label=title) for name, title, content in sections]
-    body = tag(
-        "body", _header(evaluation), tag("nav", *links, aria_label="parts of this page"), tag("main", *parts),
-        tag("script", Html(_part("report.js"))),
-    )  # fmt: skip
-    return f'<!DOCTYPE html>\n<html lang="en">{_head(evaluation)}{body}</html>\n'
+    return _sections(evaluation, cards, small, featured if cards else set())
 
 
-def _head(evaluation: Evaluation) -> Html:
+def _head(title: str) -> Html:
     style, script = _part("report.css"), _part("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -62,24 +79,32 @@ def _head(evaluation: Evaluation) -> Html:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="referrer", content="no-referrer"),
         tag("link", rel="icon", href="data:,"),
-        tag("title", f"{wording.headline(evaluation)} {wording.label(evaluation.metric)}: {evaluation.title}"),
+        tag("title", title),
         tag("style", Html(style)),
     )
 
 
-def _header(evaluation: Evaluation) -> Html:
+def header(evaluation: Evaluation, *, kind: str = "", basis: str = "", facts: Mapping[str, str] | None = None) -> Html:
+    """Returns the top of a page: title, headline and further figures, what failed, and a dot for each picture.
+
+    Args:
+        evaluation: what was measured.
+        kind: of the page, beside its task.
+        basis: what the headline was taken over, where it is not the rows.
+        facts: stand among the further figures.
+    """
     metric, failed = evaluation.metric, wording.failed(evaluation)
     value = wording.show(metric, evaluation.summary.get(metric))
     figure = tag("p", tag("b", value), " ", tag("span", wording.unit(metric)), class_="value")
     parts = [
-        tag("p", f"densekit · {_TASKS.get(evaluation.task, evaluation.task)}", class_="kicker"),
+        kicker(evaluation.task, kind),
         tag("h1", evaluation.title),
         tag(
             "div",
             figure,
             tag(
                 "div",
-                tag("p", tag("b", wording.label(metric)), ", ", wording.basis(evaluation)),
+                tag("p", tag("b", wording.label(metric)), ", ", basis or wording.basis(evaluation)),
                 tag(
                     "p",
                     "protocol ",
@@ -91,10 +116,8 @@ def _header(evaluation: Evaluation) -> Html:
             class_="headline" if not failed else "headline partial",
         ),
     ]
-    others = [(key, value) for key, value in evaluation.summary.items() if key != metric]
-    if others:
-        tiles = [tag("div", tag("dt", wording.label(key)), tag("dd", with_unit(key, value))) for key, value in others]
-        parts.append(tag("dl", *tiles, class_="tiles"))
+    others = {wording.label(key): with_unit(key, value) for key, value in evaluation.summary.items() if key != metric}
+    parts += tiles({**others, **(facts or {})})
     if failed:
         count = wording.count(evaluation)
         title = f"{len(failed)} of {count.total} picture{'s' if count.total != 1 else ''} failed"
@@ -110,6 +133,17 @@ def _header(evaluation: Evaluation) -> Html:
     return tag("header", *parts, class_="top")
 
 
+def tiles(facts: Mapping[str, str]) -> list[Html]:
+    """Returns figures side by side, each below its name; nothing of none."""
+    parts = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()]
+    return [tag("dl", *parts, class_="tiles")] if parts else []
+
+
+def kicker(task: str, kind: str = "") -> Html:
+    """Returns the small line above a title."""
+    return tag("p", " · ".join(filter(None, ("densekit", _TASKS.get(task, task), kind))), class_="kicker")
+
+
 def _meaning(evaluation: Evaluation) -> list[str]:
     meaning = evaluation.conditions.get("protocol_means")
     return [": " + meaning.replace("`", "")] if meaning else []
@@ -117,9 +151,8 @@ def _meaning(evaluation: Evaluation) -> list[str]:
 
 def _sections(
     evaluation: Evaluation, cards: list[Html], small: dict[int, list[tuple[str, Encoded]]], featured: set[int]
-) -> list[tuple[str, str, list[Html]]]:
-    """Returns (id, title, content) of what there is to show."""
-    sections = []
+) -> list[Section]:
+    sections: list[Section] = []
     if cards:
         zoom = [_choice("radio", "fit", name="zoom", value="fit", checked=True)]
         zoom.append(_choice("radio", "1:1", name="zoom", value="one"))
@@ -154,7 +187,7 @@ def _curves(evaluation: Evaluation) -> list[Html]:
     figures = []
     for name, points in evaluation.curves.items():
         x, y = _AXES.get(name.replace("_", "-"), ("step", name))
-        chart = line_chart(points, f"{name}: {y} over {x}", x, y, is_share=name == "calibration")
+        chart = line_chart(points, f"{name}: {y} over {x}", x, y, is_share=name.endswith("calibration"))
         values = [points_table(points, x, y)] if 0 < len(points) <= _TABLE_POINTS else []
         figures.append(tag("figure", tag("figcaption", name), chart, *values))
     return figures

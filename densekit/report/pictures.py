@@ -116,7 +116,9 @@ def encode(pixels: NDArray[np.uint8], qualities: tuple[int, ...] = ()) -> Encode
     With `qualities` it is one of those, and never exact.
     """
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    data = b"" if qualities else _webp(image, lossless=True, quality=70)
+    data = b"" if qualities else _webp(image, lossless=True, quality=70, method=0)
+    if MAX_BYTES < len(data) <= 1.25 * MAX_BYTES:  # method 4 takes twelve times as long for 14 % fewer bytes
+        data = _webp(image, lossless=True, quality=70)
     is_exact = 0 < len(data) <= MAX_BYTES
     if not is_exact:
         for quality in qualities or (92, 85, 75, 60, 45, 30, 15):
@@ -127,9 +129,9 @@ def encode(pixels: NDArray[np.uint8], qualities: tuple[int, ...] = ()) -> Encode
     return Encoded(uri, image.width, image.height, is_exact)
 
 
-def _webp(image: Image.Image, **options: int) -> bytes:
+def _webp(image: Image.Image, *, method: int = 4, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", method=4, **options)
+    image.save(buffer, "WEBP", method=method, **options)
     return buffer.getvalue()
 
 

@@ -14,22 +14,34 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44  # margins that the numbers on the axe
 MAX_POINTS = 400  # a screen shows no more; the JSON report has them all
 
 
-def line_chart(points: Sequence[Point], title: str, x_label: str, y_label: str, *, is_share: bool = False) -> Html:
+def line_chart(
+    points: Sequence[Point],
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    is_share: bool = False,
+    is_log: bool = False,
+    behind: Sequence[Point] = (),
+) -> Html:
     """Returns a curve with axes; a point that is not finite interrupts it.
 
     Args:
         points: (x, y), in the order to connect them.
         title: what a screen reader says.
         x_label: below the axis.
-        y_label: beside the axis.
+        y_label: beside the axis; empty where a caption says it.
         is_share: both axes run from 0 to 1, with the diagonal for comparison.
+        is_log: the second axis is logarithmic; what is not above 0 interrupts the curve.
+        behind: a fainter curve, such as single values behind their means.
     """
-    points = _thin(points)
+    points, behind = ([_logarithm(p) for p in _thin(curve)] if is_log else _thin(curve) for curve in (points, behind))
     finite = [point for point in points if all(map(math.isfinite, point))]
-    if not finite:
+    every = finite + [point for point in behind if all(map(math.isfinite, point))]
+    if not every:
         return tag("p", "no finite points", class_="note")
-    xs, ys = ([0.0, 1.0] if is_share else [point[axis] for point in finite] for axis in (0, 1))
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    xs, ys = ([0.0, 1.0] if is_share else [point[axis] for point in every] for axis in (0, 1))
+    x_ticks, y_ticks = ticks(min(xs), max(xs)), (log_ticks if is_log else ticks)(min(ys), max(ys))
 
     def place(point: Point) -> Point:
         x = LEFT + (WIDTH - LEFT - RIGHT) * _share(point[0], x_ticks)
@@ -40,25 +52,29 @@ def line_chart(points: Sequence[Point], title: str, x_label: str, y_label: str, 
     for value in y_ticks:
         y = _number(place((x_ticks[0], value))[1])
         parts.append(tag("line", x1=LEFT, x2=right, y1=y, y2=y, class_="grid"))
-        parts.append(tag("text", _short(value), x=LEFT - 8, y=y, dy="0.32em", text_anchor="end"))
+        shown = _short(10**value if is_log else value)
+        parts.append(tag("text", shown, x=LEFT - 8, y=y, dy="0.32em", text_anchor="end"))
     for value in x_ticks:
         x = _number(place((value, y_ticks[0]))[0])
         parts.append(tag("line", x1=x, x2=x, y1=low, y2=low + 4, class_="axis"))
         parts.append(tag("text", _short(value), x=x, y=low + 17, text_anchor="middle"))
     parts.append(tag("line", x1=LEFT, x2=right, y1=low, y2=low, class_="axis"))
     parts.append(tag("text", x_label, x=(LEFT + right) // 2, y=HEIGHT - 6, text_anchor="middle", class_="label"))
-    middle = (TOP + low) // 2
-    turn = f"rotate(-90 14 {middle})"
-    parts.append(tag("text", y_label, x=14, y=middle, text_anchor="middle", transform=turn, class_="label"))
+    if y_label:
+        middle = (TOP + low) // 2
+        turn = f"rotate(-90 14 {middle})"
+        parts.append(tag("text", y_label, x=14, y=middle, text_anchor="middle", transform=turn, class_="label"))
     if is_share:
         (x1, y1), (x2, y2) = place((0, 0)), place((1, 1))
         ends = {"x1": _number(x1), "y1": _number(y1), "x2": _number(x2), "y2": _number(y2)}
         parts.append(tag("line", **ends, class_="ideal"))
-    parts += [tag("polyline", points=" ".join(map(_pair, map(place, run))), class_="curve") for run in _runs(points)]
+    for curve, kind in ((behind, "curve faint"), (points, "curve")):
+        parts += [tag("polyline", points=" ".join(map(_pair, map(place, run))), class_=kind) for run in _runs(curve)]
     if len(finite) <= 30:
         for point in finite:
             center = place(point)
-            hint = tag("title", f"{x_label} {_short(point[0])}, {y_label} {_short(point[1])}")
+            y_value = 10 ** point[1] if is_log else point[1]
+            hint = tag("title", f"{x_label} {_short(point[0])}, {y_label} {_short(y_value)}".replace(",  ", ": "))
             parts.append(tag("circle", hint, cx=_number(center[0]), cy=_number(center[1]), r=3.5, class_="dot"))
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title, class_="chart")
 
@@ -125,6 +141,26 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Returns the logarithms of round numbers, from at or below `low` to at or above `high`, which are logarithms too.
+
+    They are 1, 2 and 5 of each decade, and over many decades only every, or every second or further, power of ten.
+    """
+    if high - low < 1e-6:
+        low, high = low - 0.1, high + 0.1
+    first, last = math.floor(low + 1e-9), math.ceil(high - 1e-9)
+    step = max(1, math.ceil((last - first) / 6))
+    factors = (1, 2, 5) if last - first <= 3 else (1,)
+    values = [power + math.log10(factor) for power in range(first, last + step, step) for factor in factors]
+    below = max(value for value in values if value <= low + 1e-9)
+    above = min(value for value in values if value >= high - 1e-9)
+    return [value for value in values if below <= value <= above]
+
+
+def _logarithm(point: Point) -> Point:
+    return point[0], math.log10(point[1]) if 0 < point[1] < math.inf else math.nan
+
+
 def _share(value: float, scale: Sequence[float]) -> float:
     return (value - scale[0]) / (scale[-1] - scale[0])
 
@@ -162,4 +198,6 @@ def _pair(point: Point) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3g}"
+    if 1e4 <= abs(value) < 1e9:
+        return f"{value / 1e6:.3g}M" if abs(value) >= 1e6 else f"{value / 1e3:.3g}k"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.3g}"

@@ -129,6 +129,17 @@ def conditions_table(conditions: dict[str, str]) -> Html:
     return _scroll(tag("table", tag("tbody", *rows), class_="conditions"))
 
 
+def settings_table(settings: Sequence[tuple[str, str, str | None]]) -> Html:
+    """Returns the keys of a config that are not left at their defaults, with those."""
+    heads = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in ("key", "value", "default"))))
+    rows = []
+    for key, value, default in settings:
+        cells = [tag("td", tag("code", text)) for text in (value, wording.MISSING if default is None else default)]
+        rows.append(tag("tr", tag("th", tag("code", key), scope="row"), *cells))
+    caption = tag("caption", f"{len(rows)} keys that have no default or are not left at it")
+    return _scroll(tag("table", caption, heads, tag("tbody", *rows), class_="settings"))
+
+
 def _head(text: str, kind: str, order: str | None = None) -> Html:
     return tag("th", text, scope="col", data_kind=kind, aria_sort=order, class_=kind)
 

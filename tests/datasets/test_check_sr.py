@@ -14,6 +14,8 @@ from PIL import Image
 from densekit.datasets.checks import check_config, check_sr
 from densekit.datasets.checks.kernels import KERNELS
 from densekit.datasets.pairs import make_pair
+from densekit.datasets.partners import pair_pictures
+from densekit.datasets.split import split_by_name
 from densekit.errors import ConfigError
 from densekit.image import Picture, write_image
 from densekit.resize import imresize
@@ -178,6 +180,49 @@ def test_a_config_says_where_the_data_is_and_how_large_a_crop_is(tmp_path):
     config = sr_config(write_pictures(tmp_path / "p", 3))
     assert check_config(config).kinds == {"leak": 3}
     assert check_config(config, crop_size=22).kinds == {"all-small": 1, "leak": 3, "small": 3}
+
+
+def test_names_pair_as_in_training_whatever_tools_put_behind_them(tmp_path):
+    folder = write_good(tmp_path / "train")
+    for path in [*(folder / "hr").iterdir(), *(folder / "lr").iterdir()]:
+        path.rename(path.with_name(f"img_{path.stem}_SRF_2_{path.parent.name.upper()}.png"))
+    assert not check(folder).faults
+    assert len(pair_pictures([folder / "hr"], [folder / "lr"], scale=2)) == 4
+
+
+def test_the_low_resolution_of_a_config_is_checked_for_training_and_validation(tmp_path):
+    train, val = write_good(tmp_path / "train"), write_good(tmp_path / "val", 2)
+    write_pair(train, "size", 7, lambda hr: reduce(hr)[:-1])
+    write_pair(val, "turned", 8, lambda hr: np.rot90(reduce(hr)))
+    data = {"lr": [str(train / "lr")], "val": [str(val / "hr")], "val_lr": [str(val / "lr")]}
+    found = kinds_of(check_config(sr_config(train / "hr", data=data), threads=1))
+    assert found["size.png"] == {"lr-size"}
+    assert found["turned.png"] == {"turned"}
+    with pytest.raises(ConfigError, match="found 1 folders of LR for 2 of HR"):
+        check_sr([val / "hr"], val=[val / "hr", val / "hr"], val_lr=[val / "lr"])
+
+
+def test_a_share_kept_for_validation_is_looked_at_as_such(tmp_path):
+    config = sr_config(write_pictures(tmp_path / "p", 5, seed=60), data={"val": [], "val_share": 0.4})
+    result = check_config(config, threads=1)
+    assert (result.kinds, result.facts["train"]["pictures"], result.facts["val"]["pictures"]) == ({}, 3, 2)
+    train, val = split_by_name(pair_pictures([tmp_path / "p"]), 0.4)
+    shutil.copy(train[0][0], val[0][0])
+    assert check_config(config, threads=1).kinds == {"leak": 1}
+    for path in list((tmp_path / "p").iterdir())[1:]:
+        path.unlink()
+    (fault,) = check_config(config, threads=1).errors
+    assert str(fault).startswith("data.val_share=0.4: found 1 pictures of 1 names, but it needs two")
+
+
+def test_lists_are_checked_like_folders(tmp_path):
+    write_good(tmp_path)
+    for part in ("hr", "lr"):
+        (tmp_path / f"{part}.txt").write_text(f"{part}/0.png\n{part}/2.png\n")
+    result = check_sr([tmp_path / "hr.txt"], lr=[tmp_path / "lr.txt"], threads=1)
+    assert (result.kinds, result.facts["train"]["pictures"]) == ({}, 2)
+    (tmp_path / "hr.txt").write_text("hr/9.png\n../hr/1.png\n")
+    assert check_sr([tmp_path / "hr.txt"], threads=1).kinds == {"list": 1}
 
 
 def shared(name):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from densekit.datasets.pairs import Pairs, make_pair, turned
+from densekit.datasets.partners import pair_pictures
 from densekit.datasets.pictures import list_pictures, read_rgb
 from densekit.errors import DataError
 from densekit.image import Picture, write_image
@@ -32,7 +33,7 @@ def test_the_low_resolution_is_the_benchmarks_and_the_high_is_cropped_to_fit(sca
 
 def test_low_and_high_resolution_are_cropped_and_turned_alike(tmp_path):
     write_pictures(tmp_path, count=1)
-    data = Pairs([tmp_path], scale=2, crop_size=8, seed=3)
+    data = Pairs(pair_pictures([tmp_path]), scale=2, crop_size=8, seed=3)
     data.pairs = [(coordinates(20, 24, 1), coordinates(40, 48, 2))]
     places = set()
     for draw in range(100):
@@ -46,7 +47,7 @@ def test_low_and_high_resolution_are_cropped_and_turned_alike(tmp_path):
 
 def test_all_eight_orientations_are_reached_about_equally(tmp_path):
     write_pictures(tmp_path, count=1)
-    data = Pairs([tmp_path], scale=2, crop_size=8, seed=0)
+    data = Pairs(pair_pictures([tmp_path]), scale=2, crop_size=8, seed=0)
     data.pairs = [(coordinates(8, 8, 1), coordinates(16, 16, 2))]
     seen: dict[bytes, int] = {}
     for draw in range(800):
@@ -67,7 +68,7 @@ def test_the_eight_orientations_are_those_of_a_square():
 
 def test_a_draw_is_a_function_of_seed_and_number(tmp_path):
     write_pictures(tmp_path, count=2)
-    one, other, else_ = (Pairs([tmp_path], 2, 8, seed=seed) for seed in (1, 1, 2))
+    one, other, else_ = (Pairs(pair_pictures([tmp_path]), 2, 8, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(one[draw, 1][1], other[draw, 1][1]) for draw in range(20))
     assert any(not torch.equal(one[draw, 1][1], else_[draw, 1][1]) for draw in range(20))
     assert any(not torch.equal(one[a, 1][1], one[b, 1][1]) for a, b in pairwise(range(20)))
@@ -75,8 +76,8 @@ def test_a_draw_is_a_function_of_seed_and_number(tmp_path):
 
 def test_folders_count_as_often_as_they_are_named_and_shrunk_copies_join(tmp_path):
     write_pictures(tmp_path, count=3)
-    assert len(Pairs([tmp_path, tmp_path], 2, 8, 0)) == 6
-    data = Pairs([tmp_path], 2, 8, 0, shrink=(1, 0.5, 0.1))  # a tenth is smaller than a crop
+    assert len(Pairs(pair_pictures([tmp_path, tmp_path]), 2, 8, 0)) == 6
+    data = Pairs(pair_pictures([tmp_path]), 2, 8, 0, shrink=(1, 0.5, 0.1))  # a tenth is smaller than a crop
     assert [hr.shape for _, hr in data.pairs] == 3 * [(40, 48, 3), (20, 24, 3)]
     assert len(data.paths) == 3
 
@@ -84,20 +85,20 @@ def test_folders_count_as_often_as_they_are_named_and_shrunk_copies_join(tmp_pat
 def test_pictures_smaller_than_a_crop_are_left_out_and_listed(tmp_path):
     write_pictures(tmp_path, count=2)
     write_image(tmp_path / "small.png", Picture(make_picture(39, 60, 0)))
-    data = Pairs([tmp_path], 2, 20, 0)
+    data = Pairs(pair_pictures([tmp_path]), 2, 20, 0)
     assert len(data) == 2
     assert data.left_out == [tmp_path / "small.png"]
     message = (
         r"no picture is 42x42, which a crop of 21 at scale 2 needs; lower train\.crop_size or give larger pictures"
     )
     with pytest.raises(DataError, match=message):
-        Pairs([tmp_path], 2, 21, 0)
+        Pairs(pair_pictures([tmp_path]), 2, 21, 0)
 
 
 def test_a_crop_that_the_cut_to_a_multiple_leaves_too_large_is_none(tmp_path):
     """41 rows hold 13 of scale 3, and a crop of 13 needs 39."""
     write_image(tmp_path / "a.png", Picture(make_picture(41, 41, 0)))
-    assert Pairs([tmp_path], 3, 13, 0)[0, 0][1].shape == (3, 39, 39)
+    assert Pairs(pair_pictures([tmp_path]), 3, 13, 0)[0, 0][1].shape == (3, 39, 39)
 
 
 def test_every_kind_of_picture_becomes_eight_bit_rgb(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 
@@ -121,6 +122,28 @@ def test_draws_are_those_that_runs_in_progress_have_seen():
     picture, ids = make_masked(50, 60, 0)
     found = [int(Augment(name, CROP, seed=1)(picture, ids, 5)["mask"].astype(int).sum()) for name in AUGMENTATIONS]
     assert found == [836, 361, 462, 462]
+
+
+# What `Augment(name, ...)` drew when the shipped models were trained, as SHA-256 of 82 crops: recipes must not change.
+RECIPES = {
+    "none": "6b8bf0ea7c15db00afd158ef266d7375dd174f7647622a485945281e7adb2b11",
+    "light": "ee7e2d175d1308d1e685f48a47b87709ceb18e692e064f2ede04f56885d8680c",
+    "strong": "90e749116a1739a900598c4674bc9383ad570f0d17d1f29cc93bc0b5699cd6a6",
+    "microscopy": "3ad6d37cbcc95fd22d743e407d664c2640d460b6c412da0e2c5359283248bd54",
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_the_recipes_of_the_shipped_models_draw_the_very_pixels_they_drew(name):
+    picture, ids = make_masked(50, 60, 0)
+    digest = hashlib.sha256()
+    for crop in (24, 56):
+        augment = Augment(name, crop, seed=1)
+        for draw in (*range(40), 2**40):
+            varied = augment(picture, ids, draw)
+            digest.update(varied["image"].tobytes())
+            digest.update(varied["mask"].tobytes())
+    assert digest.hexdigest() == RECIPES[name]
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from tests.training_data import make_picture
 def write_pictures():
     """Writes coloured pictures of given sizes (height, width) into a folder and returns it."""
 
-    def write(folder, sizes):
+    def write(folder, sizes, seed=0):
         for index, (name, (height, width)) in enumerate(sizes.items()):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_image(folder / name, Picture(make_picture(height, width, index)))
+            write_image(folder / name, Picture(make_picture(height, width, seed + index)))
         return folder
 
     return write

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, jaccard_score
+from torch import nn
 
 import densekit
 from densekit.cards import Card
@@ -106,6 +109,41 @@ def test_what_is_wrong_with_a_picture_is_its_error_and_its_pixels_count_nowhere(
     np.testing.assert_array_equal(evaluation.matrix, good.matrix)
     assert evaluation.conditions["pictures"] == "mean of 3 of 7 (4 failed)"
     assert [row.name for row in evaluation.rows] == sorted(row.name for row in evaluation.rows)
+
+
+def test_a_temperature_fitted_on_other_pictures_calibrates_a_model_that_is_too_sure(
+    tmp_path, write_pictures, segmenter, data
+):
+    others, labels = write_pictures(tmp_path / "others", SIZES, seed=5), tmp_path / "labels"
+    labels.mkdir()
+    rng = np.random.default_rng(0)
+    for images, masks in ((others, labels), data):  # the model is right in 70 % of the pixels, and surer than that
+        for path in sorted(images.iterdir()):
+            ids = segmenter.predict(path)
+            wrong = rng.random(ids.shape) < 0.3
+            write_mask(masks / path.name, np.where(wrong, (ids + 1) % 3, ids).astype(np.uint8))
+    sure = copy.deepcopy(segmenter)
+    last = [module for module in sure.net.modules() if isinstance(module, nn.Conv2d)][-1]
+    with torch.no_grad():
+        last.weight *= 50
+        last.bias *= 50
+    evaluation = evaluate_seg(sure, *data, held_out=(others, labels))
+    value, where = evaluation.conditions["temperature"].split(", fitted on ")
+    assert (float(value) > 2, where) == (True, str(others))
+    assert evaluation.summary["tempered_ece"] < evaluation.summary["ece"] / 2
+    assert evaluation.summary["tempered_brier"] < evaluation.summary["brier"]
+    assert {"calibration", "tempered-calibration"} <= evaluation.curves.keys()
+
+
+def test_a_temperature_is_not_fitted_on_what_is_scored(segmenter, data):
+    with pytest.raises(ConfigError, match="images: the pictures that are scored; fit the temperature on others"):
+        evaluate_seg(segmenter, *data, held_out=data)
+
+
+def test_a_held_out_picture_without_a_mask_ends_the_evaluation(segmenter, data, tmp_path, write_pictures):
+    others = write_pictures(tmp_path / "others", {"z.png": (16, 16)})
+    with pytest.raises(DataError, match=r"z.png"):
+        evaluate_seg(segmenter, *data, held_out=(others, data[1]))
 
 
 def test_a_binary_network_has_the_foregrounds_iou(tiny_binary, tmp_path, write_pictures, write_masks):

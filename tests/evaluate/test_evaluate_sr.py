@@ -10,7 +10,7 @@ import pytest
 import densekit
 from densekit.errors import ConfigError, DataError, DeviceError
 from densekit.evaluate import evaluate_sr
-from densekit.evaluate.sr import error_map
+from densekit.evaluate.views import error_map
 from densekit.image import Picture, read_image, write_image
 from densekit.metrics import PROTOCOLS, psnr, ssim
 from densekit.resize import imresize

@@ -3,72 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from densekit.errors import DataError
-from densekit.evaluate.sets import SETS, Partners, find_set, is_part, plain_name, set_name
-
-
-@pytest.mark.parametrize(
-    ("stem", "plain", "factor"),
-    [
-        ("baby", "baby", None),
-        ("baby_x2", "baby", 2),
-        ("img_001x4", "img_001", 4),
-        ("0801x4", "0801", 4),
-        ("0801x2m", "0801", 2),
-        ("baby_LRBI_x2", "baby", 2),
-        ("baby_HR_x2", "baby", 2),
-        ("baby_HR", "baby", None),
-        ("img_001_SRF_4_LR", "img_001", 4),
-        ("img_001_SRF_4_HR", "img_001", 4),
-        ("x2", "x2", None),
-        ("_x2", "_", 2),
-        ("img_001", "img_001", None),
-        ("2x4_wood", "2x4_wood", None),
-    ],
-)
-def test_what_tools_put_behind_a_name_is_not_part_of_it(stem, plain, factor):
-    assert plain_name(Path(f"{stem}.png")) == (plain, factor)
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_characters="/\\\0"), min_size=1, max_size=30))
-def test_every_name_has_a_plain_one_that_begins_it(stem):
-    path = Path(f"a{stem}.png")
-    plain, factor = plain_name(path)
-    assert plain
-    assert path.stem.lower().startswith(plain)
-    assert factor is None or 0 <= factor <= 9
-
-
-def test_partners_are_found_by_equal_names_first_then_by_plain_ones(tmp_path, write_pictures):
-    highs = write_pictures(tmp_path / "hr", {"a.png": (4, 4), "b_x2.png": (4, 4), "sub/c.png": (4, 4)})
-    lows = write_pictures(
-        tmp_path / "lr", {"a_x2.png": (2, 2), "a_x4.png": (1, 1), "b_x2.png": (2, 2), "B.jpg": (2, 2)}
-    )
-    write_pictures(lows, {"sub/c_LR.png": (2, 2)})
-    partners = Partners(lows, scale=2)
-    found = [partners.find(highs / name, highs) for name in ("a.png", "b_x2.png", "sub/c.png")]
-    assert found == [lows / "a_x2.png", lows / "b_x2.png", lows / "sub/c_LR.png"]
-    with pytest.raises(DataError, match=r"both a_x2\.png and a_x4\.png in .*lr could belong to it; remove one"):
-        Partners(lows).find(highs / "a.png", highs)
-    with pytest.raises(DataError, match=r"no picture of that name in .*lr; add one, or remove this"):
-        partners.find(highs / "d.png", highs)
-    with pytest.raises(DataError, match="no such folder"):
-        Partners(tmp_path / "gone")
-
-
-def test_masks_may_end_in_what_predict_puts_behind_a_name(tmp_path, write_masks):
-    masks = write_masks(tmp_path / "m", {"photo_mask.png": (2, 2), "x2.png": (2, 2)})
-    partners = Partners(masks, masks=True)
-    assert partners.find(Path("p/photo.jpg"), Path("p")) == masks / "photo_mask.png"
-    assert partners.find(Path("p/x2.jpg"), Path("p")) == masks / "x2.png"
+from densekit.evaluate.sets import SETS, find_set, is_part, set_name
 
 
 def test_test_sets_have_names_in_any_case_below_the_root(tmp_path, write_pictures):
     for known in SETS:
-        folder = write_pictures(tmp_path / "data" / known.key / "images", {"a.png": (4, 4)})
+        folder = write_pictures(known.below(tmp_path), {"a.png": (4, 4)})
+        assert set_name(folder) == known.name
         for word in (known.name, known.name.upper(), known.key, known.key.replace("_", "-"), *known.others):
             assert find_set(word, tmp_path) == (known.name, folder)
     assert find_set(tmp_path / "data/set5/images") == ("Set5", tmp_path / "data/set5/images")
@@ -99,3 +42,11 @@ def test_a_set_that_is_not_there_says_how_to_prepare_it(tmp_path):
         find_set("Set15", tmp_path)
     with pytest.raises(DataError, match=r"^gone/there: no such folder; give one that holds pictures"):
         find_set("gone/there", tmp_path)
+
+
+@pytest.mark.parametrize("known", SETS, ids=lambda known: known.name)
+def test_every_set_has_a_program_that_prepares_the_folder_it_is_looked_for_in(known):
+    root = Path(__file__).parents[2]
+    program = known.below(root).relative_to(root / "data").parts[0]
+    assert (root / "data" / program / "prepare.py").is_file()
+    assert f"data/{program}" in (root / "data" / program / "README.md").read_text("utf-8")

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from densekit.report import write_report
+from densekit.report.training import to_page
 from tests.report.sample import HOSTILE, seg_evaluation, sr_evaluation, sr_pictures
+from tests.report.test_training_page import training
 from tools.browser import Browser, find_browser
 from tools.make_report_picture import take
 
@@ -60,7 +62,8 @@ def reports(tmp_path_factory) -> dict[str, str]:
     }
     for name, evaluation in evaluations.items():
         write_report(folder / f"{name}.html", evaluation)
-    return {name: (folder / f"{name}.html").as_uri() for name in evaluations}
+    (folder / "training.html").write_text(to_page(training()))
+    return {path.stem: path.as_uri() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def shot(browser: Browser, folder: Path, name: str = "shot.png") -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.mark.parametrize("name", ["sr", "seg", "hostile"])
+@pytest.mark.parametrize("name", ["sr", "seg", "hostile", "training"])
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_page_shows_itself_with_and_without_scripts(opened, browser, tmp_path, name, scripts):
     browser.allow_scripts(scripts)
@@ -195,7 +198,7 @@ def test_single_pixels_can_be_shown(opened):
     assert browser.run(style) == "pixelated"
 
 
-@pytest.mark.parametrize("name", ["sr", "seg", "hostile"])
+@pytest.mark.parametrize("name", ["sr", "seg", "hostile", "training"])
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_phone_never_scrolls_the_page_sideways(opened, browser, name, scripts):
     browser.allow_scripts(scripts)
@@ -210,6 +213,18 @@ def test_the_page_follows_dark_and_light(opened, browser, tmp_path):
     dark = shot(browser, tmp_path)[2, 2]
     assert light.min() > 240
     assert dark.max() < 40
+
+
+def test_the_curves_of_a_training_run_are_seen(opened, browser, tmp_path):
+    opened("training")
+    boxes = browser.run("[...document.querySelectorAll('#curves .chart')].map((c) => [c.clientWidth, c.clientHeight])")
+    assert len(boxes) == 3
+    assert all(width > 300 and height > 180 for width, height in boxes)
+    browser.run("document.querySelector('#curves').scrollIntoView()")
+    left, top, width, height = map(round, browser.run(BOX.format("document.querySelector('#curves .chart')")))
+    chart = shot(browser, tmp_path)[max(0, top) : top + height, left : left + width].astype(int)
+    blue = (chart[..., 2] - chart[..., 0] > 80).any(axis=0)  # the curve, in each column of pixels between the axes
+    assert blue[int(0.2 * width) : int(0.9 * width)].mean() > 0.95
 
 
 CONTRAST = """
@@ -235,7 +250,7 @@ CONTRAST = """
 """
 
 
-@pytest.mark.parametrize("name", ["sr", "seg"])
+@pytest.mark.parametrize("name", ["sr", "seg", "training"])
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_stands_out_from_its_ground_as_wcag_asks(opened, name, dark):
     assert opened(name, dark=dark).run(CONTRAST) == []

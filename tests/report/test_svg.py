@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densekit.report.svg import MAX_POINTS, bar, line_chart, rgb, strip, swatch, ticks
+from densekit.report.svg import MAX_POINTS, bar, line_chart, log_ticks, rgb, strip, swatch, ticks
 from tests.report.page import parse
 
 finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))
@@ -32,6 +32,29 @@ def test_ticks_are_round():
     assert len(ticks(0, 0)) > 1
 
 
+@given(st.floats(-12, 12), st.floats(-12, 12))
+def test_logarithmic_ticks_are_round_few_and_hold_what_is_between(a, b):
+    low, high = min(a, b), max(a, b)
+    values = log_ticks(low, high)
+    assert 2 <= len(values) <= 13
+    assert values[0] <= low + 1e-6
+    assert values[-1] >= high - 1e-6
+    assert values == sorted(values)
+    for value in values:
+        digits = f"{10**value:.6e}"
+        assert digits[0] in "125"
+        assert set(digits[2:8]) == {"0"}
+
+
+def test_logarithmic_ticks_are_finer_over_less():
+    def shown(low, high):
+        return [float(f"{10**value:.6g}") for value in log_ticks(math.log10(low), math.log10(high))]
+
+    assert shown(0.06, 0.3) == [0.05, 0.1, 0.2, 0.5]
+    assert shown(1e-5, 1) == [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1]
+    assert shown(1e-12, 1) == [1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1]
+
+
 def places(markup) -> list[list[tuple[float, float]]]:
     lines = parse(str(markup)).find("polyline")
     return [[tuple(map(float, pair.split(","))) for pair in line.attributes["points"].split()] for line in lines]
@@ -41,6 +64,30 @@ def test_a_curve_rises_where_its_values_do():
     ((first, second, third),) = places(line_chart([(0, 1), (1, 2), (2, 0)], "t", "x", "y"))
     assert first[0] < second[0] < third[0]
     assert second[1] < first[1] < third[1]  # SVG counts downwards
+
+
+def test_equal_factors_are_equal_distances_on_a_logarithmic_axis():
+    chart = line_chart([(0, 1), (1, 10), (2, 100), (3, 0), (4, 10), (5, 1)], "t", "x", "y", is_log=True)
+    first, second = places(chart)
+    assert first[0][1] - first[1][1] == pytest.approx(first[1][1] - first[2][1])
+    assert [y for _, y in second] == [first[1][1], first[0][1]]
+    assert "x 1, y 10" in [title.text for title in parse(str(chart)).find("title")]
+
+
+def test_a_curve_behind_is_drawn_first_and_counts_for_the_axes():
+    chart = line_chart([(0, 1), (2, 2)], "t", "x", "", behind=[(0, 0), (1, 9), (2, 1)])
+    lines = parse(str(chart)).find("polyline")
+    assert [line.attributes["class"] for line in lines] == ["curve faint", "curve"]
+    assert "10" in [text.text for text in parse(str(chart)).find("text")]
+    assert [title.text for title in parse(str(chart)).find("title")] == ["x 0: 1", "x 2: 2"]
+    assert len(parse(str(chart)).find("text", class_="label")) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(8_000, "8000"), (20_000, "20k"), (200_000, "200k"), (1_500_000, "1.5M"), (3e9, "3e+09")]
+)
+def test_large_steps_are_short(value, text):
+    assert text in [part.text for part in parse(str(line_chart([(0, 1), (value, 2)], "t", "x", "y"))).find("text")]
 
 
 def test_a_value_that_is_not_finite_interrupts_the_curve():

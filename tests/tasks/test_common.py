@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
 from itertools import islice
 
 import pytest
@@ -123,11 +123,8 @@ def test_a_fingerprint_counts_names_and_not_their_order(tmp_path):
 
 
 def kill_a_worker():
-    """Kills one of this process's children."""
-    children = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    os.kill(next(int(line.split()[0]) for line in children if " ps " not in line), signal.SIGKILL)
+    """Kills one of the loader's processes."""
+    os.kill(min(child.pid for child in multiprocessing.active_children()), signal.SIGKILL)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

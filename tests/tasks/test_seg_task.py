@@ -85,6 +85,42 @@ def nuclei(tmp_path_factory):
     return write_masked(tmp_path_factory.mktemp("seg") / "nuclei", classes=2)
 
 
+def test_a_share_of_the_images_validates_and_is_not_trained_on(tmp_path):
+    folder = write_masked(tmp_path / "data", 5)
+    task = create_task(seg_config(folder, data={"val": [], "val_share": 0.3}))
+    assert (len(task.data), len(task.val)) == (3, 2)
+    assert not set(task.data.paths) & set(task.val.paths)
+    assert task.evaluate(Constant(1, 3))["miou"] > 0
+    again = create_task(seg_config(folder, data={"val": [], "val_share": 0.3}))
+    assert again.val.paths == task.val.paths
+
+
+def test_lists_name_the_images_of_each_part(tmp_path):
+    folder = write_masked(tmp_path / "data", 4)
+    for name, numbers in (("train", (0, 1, 2)), ("val", (3,))):
+        for part in ("images", "masks"):
+            (folder / f"{name}_{part}.txt").write_text("".join(f"{part}/{i}.png\n" for i in numbers))
+    keys = {"train": "train_images", "masks": "train_masks", "val": "val_images", "val_masks": "val_masks"}
+    task = create_task(seg_config(folder, data={key: [str(folder / f"{name}.txt")] for key, name in keys.items()}))
+    assert [path.name for path in task.data.origins] == ["0.png", "1.png", "2.png"]
+    assert [path.name for path in task.val.origins] == ["3.png"]
+
+
+def test_focus_of_the_config_lays_the_crops(tmp_path):
+    """A class of 4 pixels in 64x64: in every crop instead of one in 20."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    ids = np.zeros((64, 64), np.uint8)
+    ids[30:32, 50:52] = 1
+    write_image(tmp_path / "images" / "a.png", Picture(make_masked(64, 64, 0)[0]))
+    write_mask(tmp_path / "masks" / "a.png", ids)
+    for focus, least, most in (("none", 0, 0.6), ("foreground", 1, 1)):
+        data = {"focus": focus, "focus_share": 1.0, "augment": "none"}
+        task = create_task(seg_config(tmp_path, num_classes=1, crop_size=16, data=data))
+        shown = np.mean([(task.data[draw, 0][1] == 1).any().item() for draw in range(100)])
+        assert least <= shown <= most
+
+
 def with_protocol(config, protocol):
     return Config.model_validate({**config.model_dump(), "eval": {"protocol": protocol}})
 

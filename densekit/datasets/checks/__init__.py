@@ -24,7 +24,7 @@ def check_config(
 
     Args:
         config: of one run.
-        lr: sr: folders of low-resolution pictures, one for each of data.train, to check along with them.
+        lr: sr: folders of low-resolution pictures, one for each of data.train, instead of data.lr.
         num_classes: seg: instead of model.num_classes.
         crop_size: instead of train.crop_size.
         threads: decoders beside each other; None: one a core, at most 8.
@@ -32,7 +32,16 @@ def check_config(
     data, size = config.data, crop_size or config.train.crop_size
     if config.task == "sr":
         scale = config.model.kwargs["scale"]
-        return check_sr(data.train, lr=lr, val=data.val, scale=scale, crop_size=size, threads=threads)
+        return check_sr(
+            data.train,
+            lr=lr or data.lr,
+            val=data.val,
+            val_lr=data.val_lr,
+            val_share=data.val_share,
+            scale=scale,
+            crop_size=size,
+            threads=threads,
+        )
     number = num_classes or config.model.kwargs.get("num_classes")
     return check_seg(
         data.train,
@@ -42,7 +51,9 @@ def check_config(
         num_classes=max(number, 2) if isinstance(number, int) else None,  # one logit tells two classes apart
         classes=data.classes,
         palette=data.palette,
+        class_map=data.class_map,
         ignore_index=data.ignore_index,
+        val_share=data.val_share,
         crop_size=size,
         threads=threads,
     )

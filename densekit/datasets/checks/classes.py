@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densekit.datasets.checks.labels import MAX_COLORS, Color, Colored, Labels
+from densekit.datasets.checks.labels import Colored, Labels
 from densekit.datasets.checks.pictures import Seen
 from densekit.datasets.checks.result import CheckResult
+from densekit.datasets.class_map import MAX_COLORS, ClassMap, Color, hex_color
 from densekit.datasets.pictures import median_frequency_weights
 
 INTERPOLATED = 0.15  # of label changes; CamVid's drawn masks have 0.00 to 0.04, scaled or JPEG ones 0.22 to 0.58
@@ -21,12 +23,13 @@ RARE = 20  # labels named in a message
 
 @dataclass(frozen=True)
 class Classes:
-    """What is meant: number of classes (None: unknown), their names and colours, and the label that is void."""
+    """What is meant: number of classes (None: unknown), names and colours, the void label, and the map of colours."""
 
     number: int | None
     names: tuple[str, ...]
     palette: list[Any]
     void: int
+    class_map: ClassMap
 
     def count(self, splits: Sequence[Split]) -> int:
         """Returns the number of classes: as given, or one more than the largest label but void."""
@@ -64,7 +67,10 @@ def judge_labels(splits: Sequence[Split], meant: Classes, result: CheckResult) -
         if is_binary and 255 in mask.values:
             as_void = "as void (ignore_index 255)" if meant.void == 255 else "as label 255, which is no class"
             message = f"holds 0 and 255 alone: 255 is read {as_void}, not as foreground"
-            result.error("binary-255", mask.path, message, "write 1 for the foreground, or save it as a 1-bit picture")
+            proposal = {"#000000": 0, "#ffffff": 1}
+            step = f"write 1 for the foreground, or set data.class_map: {json.dumps(proposal)}"
+            result.error("binary-255", mask.path, message, step)
+            result.facts["proposed_class_map"] = proposal
             continue
         _judge_mask(mask, wrong, void_is_other, number, meant, result)
     _judge_palettes(masks, result)
@@ -130,26 +136,37 @@ def _judge_colors(masks: Sequence[Colored], meant: Classes, result: CheckResult)
     """Notes masks in colours, with the class map that would make numbers of them."""
     totals = Counter[Color]()
     for mask in masks:
-        totals.update(mask.colors)
-    grey = all(r == g == b for r, g, b in totals)
-    is_map = len(totals) <= MAX_COLORS
-    known = {tuple(color): label for label, color in enumerate(meant.palette)}
-    others = (color for color, _ in sorted(totals.items(), key=lambda item: (-item[1], item[0])) if color not in known)
-    proposal = {color: label for color, label in known.items() if color in totals}
-    proposal |= {color: color[0] if grey else len(known) + place for place, color in enumerate(others)}
+        totals.update(mask.colors if len(mask.colors) <= MAX_COLORS else {})
+    is_map = 0 < len(totals) <= MAX_COLORS
     if is_map:
-        result.facts["proposed_class_map"] = {_hex(bytes(color)): label for color, label in proposal.items()}
+        result.facts["proposed_class_map"] = _propose(totals, meant)
     for mask in masks:
-        if not is_map and len(mask.colors) > MAX_COLORS:
+        if not is_map or len(mask.colors) > MAX_COLORS:
             step = "it looks interpolated or compressed: make it again from its source"
-        elif grey:
-            step = "its channels are equal: save one of them as an 8-bit grey PNG"
         else:
-            step = "write the number that the proposed class map gives each colour"
+            step = "set data.class_map to the proposed one, its numbers as you mean them"
+        if mask.fault.kind == "unmapped-colour":
+            result.error(mask.fault.kind, mask.path, mask.fault.message, step)
+            continue
         count = f"more than {MAX_COLORS}" if len(mask.colors) > MAX_COLORS else str(len(mask.colors))
         shown = ", ".join(_hex(bytes(color)) for color in list(mask.colors)[:4])
         message = f"holds {count} colours ({shown}{', ...' if len(mask.colors) > 4 else ''}), expected class numbers"
         result.error("colour-mask", mask.path, message, step)
+
+
+def _propose(totals: Counter[Color], meant: Classes) -> dict[str, int]:
+    """Returns a class map of some colours: those of the config as they are, the others by falling number of pixels.
+
+    The grey ones of a config without colours keep their value, but white beside black alone is class 1.
+    """
+    known = meant.class_map.colors or {hex_color((r, g, b)): label for label, (r, g, b) in enumerate(meant.palette)}
+    first = max((label for label in known.values() if label != meant.void), default=-1) + 1
+    if not known and all(r == g == b for r, g, b in totals):
+        binary = set(totals) <= {(0, 0, 0), (255, 255, 255)}
+        return {hex_color(color): min(color[0], 1) if binary else color[0] for color in sorted(totals)}
+    order = sorted(totals, key=lambda color: (-totals[color], color))
+    others = [color for color in map(hex_color, order) if color not in known]
+    return {**known, **{color: first + place for place, color in enumerate(others)}}
 
 
 def judge_splits(splits: Sequence[Split], meant: Classes, result: CheckResult) -> None:

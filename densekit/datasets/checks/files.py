@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from densekit.datasets.checks.result import CheckResult
+from densekit.datasets.lists import common_root, is_list, read_list
+from densekit.errors import DataError
 from densekit.files import printable
 from densekit.image import SUFFIXES
 
@@ -20,9 +22,9 @@ OTHER_FORMATS = re.compile(
 
 
 def list_folders(folders: Sequence[str | Path], result: CheckResult) -> list[tuple[Path, list[Path]]]:
-    """Returns (folder, its pictures and those below it), sorted; each folder once, however often it is named.
+    """Returns (folder or list, its pictures), sorted; each folder once, however often it is named.
 
-    The pictures are those that training finds (`densekit.image.list_images`), less what is no file at all.
+    The pictures are those that training finds, in a folder and below, less what is no file at all.
     """
     found: dict[Path, tuple[Path, list[Path]]] = {}
     for name in folders:
@@ -34,6 +36,12 @@ def list_folders(folders: Sequence[str | Path], result: CheckResult) -> list[tup
 
 
 def _pictures(folder: Path, result: CheckResult) -> Iterator[Path]:
+    if is_list(folder):
+        try:
+            yield from dict.fromkeys(read_list(folder))
+        except DataError as error:
+            result.error("list", folder, str(error).removeprefix(f"{printable(folder)}: "), "mend the list")
+        return
     if not folder.is_dir():
         result.error("missing-folder", folder, "no such folder", "give one that holds pictures")
         return
@@ -95,10 +103,16 @@ def _is_usable(path: Path, result: CheckResult) -> bool:
 
 
 def by_stem(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Returns the pictures of a folder by their path below it, less the suffix: what pairs are made by."""
+    """Returns the pictures of a folder or list by their path below it, less the suffix: what pairs are made by."""
+    root = common_root(paths) if paths and is_list(folder) else folder
+    return by_name([path.relative_to(root).with_suffix("").as_posix() for path in paths], paths)
+
+
+def by_name(names: Sequence[str], paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Returns the pictures of each name."""
     found = defaultdict[str, list[Path]](list)
-    for path in paths:
-        found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+    for name, path in zip(names, paths, strict=True):
+        found[name].append(path)
     return found
 
 

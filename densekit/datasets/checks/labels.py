@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from densekit.datasets.checks.pictures import Header, read_header
 from densekit.datasets.checks.result import Fault, refusal
+from densekit.datasets.class_map import ClassMap, Color, count_colors, describe_unknown, read_colors
 from densekit.datasets.pictures import to_rgb
-from densekit.errors import ImageError
+from densekit.errors import DataError, ImageError
 from densekit.image import MAX_PIXELS, read_image, read_mask
 
 Ids = NDArray[Any]
-Color = tuple[int, int, int]
-
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_COLORS = 64  # more are no class map
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +49,7 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Colored:
-    """A mask in colours: the fault it is, and its colours by falling number of pixels."""
+    """A mask in colours that have no class: the fault it is, and those colours by falling number of pixels."""
 
     path: Path
     size: tuple[int, int]
@@ -59,8 +57,13 @@ class Colored:
     colors: dict[Color, int] = field(default_factory=dict)
 
 
-def scan_mask(path: Path) -> Labels | Colored | Fault:
-    """Returns the labels of a mask file, its colours if it holds colours, or the fault that keeps it unread."""
+def scan_mask(path: Path, class_map: ClassMap | None = None) -> Labels | Colored | Fault:
+    """Returns the labels of a mask file, the colours that have none, or the fault that keeps it unread.
+
+    With a class map the file is read as colours, otherwise as class numbers.
+    """
+    if class_map:
+        return _scan_colors(path, class_map)
     try:
         data = path.read_bytes() if path.stat().st_size < 2**26 else b""
     except OSError:
@@ -158,9 +161,19 @@ def _colors(path: Path, fault: Fault) -> Colored | Fault:
         picture = read_image(path)
     except ImageError as error:
         return refusal(path, error)
-    red, green, blue = to_rgb(picture).astype(np.uint32).transpose(2, 0, 1)
-    codes, pixels = np.unique(red << 16 | green << 8 | blue, return_counts=True)
-    order = np.argsort(-pixels, kind="stable")[: MAX_COLORS + 1]
-    found = zip(codes[order].tolist(), pixels[order].tolist(), strict=True)
-    colors = {(code >> 16, code >> 8 & 255, code & 255): count for code, count in found}
-    return Colored(path, (picture.height, picture.width), fault, colors)
+    return Colored(path, (picture.height, picture.width), fault, count_colors(to_rgb(picture)))
+
+
+def _scan_colors(path: Path, class_map: ClassMap) -> Labels | Colored | Fault:
+    """Returns the labels of a mask in colours, or those colours that the map lacks."""
+    try:
+        rgb = read_colors(path)
+    except DataError as error:
+        return refusal(path, error)
+    found = class_map.look_up(rgb)
+    unknown = found == 0
+    if unknown.any():
+        message, _, step = describe_unknown(rgb[unknown]).rpartition("; ")
+        fault = Fault("unmapped-colour", path, message, "error", step)
+        return Colored(path, found.shape, fault, count_colors(rgb[unknown]))
+    return _labels(path, (found - 1).astype(np.uint8), read_header(path))

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from densekit.errors import ImageError
+from densekit.errors import DataError
 from densekit.files import printable
 
 Severity = Literal["error", "warning"]
 
-# What `densekit.image` says of a file it refuses, and the kind of fault that is; the first that fits counts.
+# What is said of a file or folder that is refused, and the kind of fault that is; the first that fits counts.
 _REFUSALS = (
     ("an empty file", "empty-file"),
     ("not a PNG,", "not-a-picture"),
@@ -21,6 +21,10 @@ _REFUSALS = (
     ("expected at most", "too-many-pixels"),
     ("mask pixels are", "colour-mask"),
     ("a folder or device", "not-a-file"),
+    ("but the colours of data.class_map", "colour-depth"),
+    ("holds neither", "missing-folder"),
+    ("is a list of images", "missing-folder"),
+    ("data.val_share", "val-share"),
     ("truncated", "truncated"),
 )
 
@@ -89,8 +93,8 @@ class CheckResult:
         self.faults.sort(key=lambda fault: (fault.severity != "error", order[fault.kind], str(fault.path or "")))
 
 
-def refusal(path: Path, error: ImageError) -> Fault:
-    """Returns the fault of a file that `densekit.image` refused: its own words, sorted into kinds."""
+def refusal(path: Path | None, error: DataError) -> Fault:
+    """Returns the fault of a file or folder that was refused: the error's own words, sorted into kinds."""
     text = str(error).removeprefix(f"{printable(path)}: ")
     kind = next((kind for words, kind in _REFUSALS if words in text), "unreadable")
     message, _, step = text.rpartition("; ")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from densekit.datasets.checks.classes import Classes, Split, judge_labels, judge_splits
 from densekit.datasets.checks.common import describe_pictures, each, name_of, note_pictures, size_text
 from densekit.datasets.checks.duplicates import find_duplicates
-from densekit.datasets.checks.files import by_stem, list_folders, note_same_stem
+from densekit.datasets.checks.files import by_name, list_folders, note_same_stem
 from densekit.datasets.checks.labels import Colored, Labels, scan_mask
 from densekit.datasets.checks.pictures import TURNS, Seen, look
-from densekit.datasets.checks.result import CheckResult, Fault
-from densekit.errors import ConfigError
+from densekit.datasets.checks.result import CheckResult, Fault, refusal
+from densekit.datasets.class_map import ClassMap
+from densekit.datasets.layouts import find_parts, names_of
+from densekit.datasets.split import split_by_name
+from densekit.errors import ConfigError, DataError
 from densekit.files import printable
 
 Mask = Labels | Colored
+Pair = tuple[Path, Path | None]
 
 
 def check_seg(
@@ -28,14 +33,16 @@ def check_seg(
     num_classes: int | None = None,
     classes: Sequence[str] = (),
     palette: Sequence[Sequence[int]] = (),
+    class_map: Mapping[str, int] | None = None,
     ignore_index: int = 255,
+    val_share: float = 0.0,
     crop_size: int | None = None,
     threads: int | None = None,
 ) -> CheckResult:
     """Returns every fault of segmentation data, and facts about it; no file stops the check.
 
     Args:
-        images: folders of training images; without `masks`, folders that hold images/ and masks/.
+        images: folders or .txt lists of training images; without `masks`, folders that hold images/ and masks/.
         masks: a folder of masks for each of `images`: equal names up to the suffix.
         val_images: folders of validation images.
         val_masks: as `masks`, for `val_images`.
@@ -43,7 +50,9 @@ def check_seg(
             the masks hold.
         classes: names of the classes.
         palette: colours of the classes, (R, G, B): what masks in colours are read by in the proposals.
+        class_map: class of each colour, as data.class_map: masks are then read as colours.
         ignore_index: label that means void.
+        val_share: share of the images that training keeps for validation, as data.val_share.
         crop_size: side of a training crop in pixels: smaller images are padded with void.
         threads: decoders beside each other; None: one a core, at most 8.
 
@@ -51,11 +60,19 @@ def check_seg(
         ConfigError: not as many mask folders as image folders.
     """
     result = CheckResult()
-    meant = Classes(num_classes or len(classes) or None, tuple(classes), [tuple(c) for c in palette], ignore_index)
-    splits = []
-    for name, image_folders, mask_folders in (("train", images, masks), ("val", val_images, val_masks)):
-        if image_folders or name == "train":
-            splits.append(_look_at_split(name, image_folders, mask_folders, threads, result))
+    meant = Classes(
+        num_classes or len(classes) or None,
+        tuple(classes),
+        [tuple(c) for c in palette],
+        ignore_index,
+        ClassMap(class_map or {}),
+    )
+    pairs = {"train": _find_pairs(images, masks, result)}
+    if val_images:
+        pairs["val"] = _find_pairs(val_images, val_masks, result)
+    elif val_share:
+        pairs = _share_out(pairs["train"], val_share, result)
+    splits = [_look_at_split(name, part, meant.class_map, threads, result) for name, part in pairs.items()]
     for split in splits:
         need = crop_size or 0 if split.name == "train" else 0
         why = f"a crop of {crop_size} needs {crop_size}x{crop_size}; it is padded with void"
@@ -70,22 +87,44 @@ def check_seg(
     return result
 
 
-def _look_at_split(
-    name: str, images: Sequence[str | Path], masks: Sequence[str | Path], threads: int | None, result: CheckResult
-) -> Split:
-    """Returns the readable images and masks of a split; notes what has no partner and what does not fit its partner."""
-    if not masks:
-        images, masks = [Path(folder, "images") for folder in images], [Path(folder, "masks") for folder in images]
-    if len(masks) != len(images):
+def _find_pairs(images: Sequence[str | Path], masks: Sequence[str | Path], result: CheckResult) -> list[Pair]:
+    """Returns the (image, mask or None) paths of some folders; notes what has no partner or two."""
+    if masks and len(masks) != len(images):
         raise ConfigError(
             f"found {len(masks)} mask folders for {len(images)} image folders; give one for each, or none"
         )
-    pairs: list[tuple[Path, Path | None]] = []
-    for image_folder, mask_folder in dict.fromkeys(zip(map(Path, images), map(Path, masks), strict=True)):
+    folders = list(zip(map(Path, images), map(Path, masks), strict=True)) if masks else []
+    for folder in images if not masks else ():
+        try:
+            folders.append(find_parts(folder))
+        except DataError as error:
+            result.add([refusal(Path(folder), error)])
+    pairs: list[Pair] = []
+    for image_folder, mask_folder in dict.fromkeys(folders):
         pairs += _pair_up(image_folder, mask_folder, result)
+    return pairs
+
+
+def _share_out(pairs: list[Pair], share: float, result: CheckResult) -> dict[str, list[Pair]]:
+    """Returns the pairs that training keeps to train on and those it keeps for validation."""
+    try:
+        chosen = set(split_by_name([(image,) for image, _ in pairs], share)[1])
+    except DataError as error:
+        result.add([refusal(None, error)])
+        return {"train": pairs}
+    parts: dict[str, list[Pair]] = {"train": [], "val": []}
+    for pair in pairs:
+        parts["val" if (pair[0],) in chosen else "train"].append(pair)
+    return parts
+
+
+def _look_at_split(
+    name: str, pairs: list[Pair], class_map: ClassMap, threads: int | None, result: CheckResult
+) -> Split:
+    """Returns the readable images and masks of a split; notes what does not fit its partner."""
     looks = each(look, [image for image, _ in pairs], threads)
     wanted = [mask for _, mask in pairs if mask]
-    scans = dict(zip(wanted, each(scan_mask, wanted, threads), strict=True))
+    scans = dict(zip(wanted, each(partial(scan_mask, class_map=class_map), wanted, threads), strict=True))
     result.add(found for found in [*looks, *scans.values()] if isinstance(found, Fault))
     for (_, mask), found in zip(pairs, looks, strict=True):
         scan = scans.get(mask) if mask else None
@@ -100,17 +139,18 @@ def _look_at_split(
     )
 
 
-def _pair_up(image_folder: Path, mask_folder: Path, result: CheckResult) -> list[tuple[Path, Path | None]]:
+def _pair_up(image_folder: Path, mask_folder: Path, result: CheckResult) -> list[Pair]:
     """Returns (image, mask or None) paths of two folders; notes what has no partner or two."""
     ((_, images),), ((_, masks),) = list_folders([image_folder], result), list_folders([mask_folder], result)
     if not images or not masks:  # said already; that each file lacks a partner would say nothing new
         return [(path, None) for path in images]
-    left = by_stem(mask_folder, masks)
+    names, mask_names = names_of(image_folder, images, mask_folder, masks)
+    left = by_name(mask_names, masks)
     lower = defaultdict[str, list[str]](list)
     for stem in left:
         lower[stem.lower()].append(stem)
-    pairs: list[tuple[Path, Path | None]] = []
-    for stem, paths in by_stem(image_folder, images).items():
+    pairs: list[Pair] = []
+    for stem, paths in by_name(names, images).items():
         partners = left.pop(stem, [])
         note_same_stem(paths, "images, or give it a mask of its own", "warning", result)
         note_same_stem(partners, "masks", "error", result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,15 @@ from densekit.datasets.checks.files import by_stem, list_folders, note_same_stem
 from densekit.datasets.checks.kernels import FLAT, Match, fitting_scales, match_kernel, orientation_of, shift_of
 from densekit.datasets.checks.pictures import Seen, look
 from densekit.datasets.checks.result import CheckResult, Fault
+from densekit.datasets.partners import ENDING
 from densekit.datasets.pictures import Pixels, to_rgb
-from densekit.errors import ConfigError
+from densekit.datasets.split import split_by_name
+from densekit.errors import ConfigError, DataError
 from densekit.files import printable
 
 TURNED = 0.1  # gain in correlation that shows a picture is turned
 UNRELATED = 0.5  # correlation below which two pictures do not show the same
-_SCALE_SUFFIX = re.compile(r"[-_]?x[2-8]$")  # DIV2K: 0801x4.png belongs to 0801.png
+Job = tuple[Path, Path | None]  # HR and LR
 
 
 def check_sr(
@@ -28,6 +29,8 @@ def check_sr(
     *,
     lr: Sequence[str | Path] = (),
     val: Sequence[str | Path] = (),
+    val_lr: Sequence[str | Path] = (),
+    val_share: float = 0.0,
     scale: int | None = None,
     crop_size: int | None = None,
     threads: int | None = None,
@@ -35,10 +38,12 @@ def check_sr(
     """Returns every fault of super-resolution data, and facts about it; no file stops the check.
 
     Args:
-        hr: folders of high-resolution pictures.
+        hr: folders or .txt lists of high-resolution pictures.
         lr: folders of the low-resolution ones made from them, one for each of `hr`, or none; equal names up to the
-            suffix, or up to x2, x3 ... at the end of the name.
+            suffix, or up to what tools put behind them (x2, _LR, ...).
         val: folders of validation pictures.
+        val_lr: as `lr`, for `val`.
+        val_share: share of the pictures that training keeps for validation, as data.val_share.
         scale: between low and high resolution; None takes that of most pairs.
         crop_size: side of a training crop in low-resolution pixels; with `scale` it says which pictures are too small.
         threads: decoders beside each other; None: one a core, at most 8.
@@ -46,37 +51,26 @@ def check_sr(
     Raises:
         ConfigError: `lr` has not as many folders as `hr`.
     """
-    if lr and len(lr) != len(hr):
-        raise ConfigError(f"found {len(lr)} folders of LR for {len(hr)} of HR; give one for each, or none")
     result = CheckResult()
-    jobs: list[tuple[Path, Path | None]] = []
-    if lr:
-        for hr_folder, lr_folder in zip(hr, lr, strict=True):
-            jobs += _pair_up(hr_folder, lr_folder, result)
-    else:
-        for folder, paths in list_folders(hr, result):
-            for same in by_stem(folder, paths).values():
-                note_same_stem(same, "pictures", "warning", result)
-            jobs += [(path, None) for path in paths]
-    val_paths = [path for _, paths in list_folders(val, result) for path in paths]
+    jobs, val_jobs = _find_pairs(hr, lr, result), _find_pairs(val, val_lr, result)
+    if val_share and jobs and not val:
+        jobs, val_jobs = _share_out(jobs, val_share, result)
 
     hint = ["benchmark"]  # the kernel of the pair before: mostly the one of the next pair too
     pairs = each(lambda job: _look_at_pair(job[0], job[1], scale, hint), jobs, threads)
-    for pair in pairs:
+    val_pairs = each(lambda job: _look_at_pair(job[0], job[1], scale, hint), val_jobs, threads)
+    for pair in [*pairs, *val_pairs]:
         result.add(pair.faults)
-    seen = [pair.hr for pair in pairs if pair.hr is not None]
-    val_looks = each(look, val_paths, threads)
-    result.add(found for found in val_looks if isinstance(found, Fault))
-    val_seen = [found[0] for found in val_looks if not isinstance(found, Fault)]
+    seen, val_seen = ([pair.hr for pair in part if pair.hr is not None] for part in (pairs, val_pairs))
 
-    _judge_pairs(pairs, scale, result)
+    _judge_pairs([*pairs, *val_pairs], scale, result)
     need = (crop_size or 0) * (scale or result.facts.get("scale") or 1)
     why = f"a crop of {crop_size} at scale {need // (crop_size or 1)} needs {need}x{need}; it is left out"
     note_pictures(seen, need, why, result)
     note_pictures(val_seen, 0, "", result)
     find_duplicates({"train": seen, "val": val_seen}, result)
     result.facts["train"] = describe_pictures(seen)
-    if val:
+    if val or val_jobs:
         result.facts["val"] = describe_pictures(val_seen)
     result.sort()
     return result
@@ -93,19 +87,43 @@ class _Pair:
     match: Match | None = None
 
 
-def _pair_up(hr_folder: str | Path, lr_folder: str | Path, result: CheckResult) -> list[tuple[Path, Path | None]]:
+def _find_pairs(hr: Sequence[str | Path], lr: Sequence[str | Path], result: CheckResult) -> list[Job]:
+    """Returns the (HR, LR or None) paths of some folders; notes what has no partner or two."""
+    if lr and len(lr) != len(hr):
+        raise ConfigError(f"found {len(lr)} folders of LR for {len(hr)} of HR; give one for each, or none")
+    if lr:
+        return [job for folders in zip(hr, lr, strict=True) for job in _pair_up(*folders, result)]
+    jobs: list[Job] = []
+    for folder, paths in list_folders(hr, result):
+        for same in by_stem(folder, paths).values():
+            note_same_stem(same, "pictures", "warning", result)
+        jobs += [(path, None) for path in paths]
+    return jobs
+
+
+def _share_out(jobs: list[Job], share: float, result: CheckResult) -> tuple[list[Job], list[Job]]:
+    """Returns the pairs that training keeps to train on and those it keeps for validation."""
+    try:
+        kept = set(split_by_name([(hr,) for hr, _ in jobs], share)[1])
+    except DataError as error:
+        result.error("val-share", None, str(error), "add pictures, or lower data.val_share to 0")
+        return jobs, []
+    return [job for job in jobs if (job[0],) not in kept], [job for job in jobs if (job[0],) in kept]
+
+
+def _pair_up(hr_folder: str | Path, lr_folder: str | Path, result: CheckResult) -> list[Job]:
     """Returns (HR, LR or None) paths of two folders; notes what has no partner or two."""
     ((high, high_paths),), ((low, low_paths),) = list_folders([hr_folder], result), list_folders([lr_folder], result)
     if not high_paths or not low_paths:  # said already; that each file lacks a partner would say nothing new
         return [(path, None) for path in high_paths]
     left = by_stem(low, low_paths)
     for stem in list(left):
-        plain = _SCALE_SUFFIX.sub("", stem)
+        plain = ENDING.sub("", stem)
         if plain != stem and plain not in left:
             left[plain] = left.pop(stem)
-    jobs: list[tuple[Path, Path | None]] = []
+    jobs: list[Job] = []
     for stem, paths in by_stem(high, high_paths).items():
-        partners = left.pop(stem, [])
+        partners = left.pop(stem, None) or left.pop(ENDING.sub("", stem), [])
         note_same_stem(paths, "pictures", "error", result)
         note_same_stem(partners, "LR pictures", "error", result)
         if not partners:

@@ -67,8 +67,8 @@ def fact_lines(facts: dict[str, Any]) -> list[str]:
         voids = (f"{facts[name]['void_share']:.2%} of {name}" for name in SPLITS if "void_share" in facts.get(name, {}))
         lines.append(f"void ({facts['ignore_index']})  {', '.join(voids)}; weights are median-frequency, void counted")
     if facts.get("proposed_class_map"):
-        colours = ", ".join(f"{colour} -> {label}" for colour, label in facts["proposed_class_map"].items())
-        lines.append(f"proposed class map  {colours}")
+        lines.append("proposed class map  its numbers as you mean them, below data: in the config")
+        lines.append(f"  class_map: {json.dumps(facts['proposed_class_map'])}")
     return lines
 
 
