@@ -19,14 +19,21 @@ class LayoutError(Exception):
     """A source that does not look as the data set's README says."""
 
 
-def run(place: Callable[[Path], None], description: str | None) -> None:
-    """Calls `place` with the folder that the command line names; a fault ends the command with one line and code 3."""
+def run(place: Callable[[Path], None], description: str | None, *, archives: bool = False) -> None:
+    """Calls `place` with the folder that the command line names; a fault ends the command with one line and code 3.
+
+    Args:
+        place: fills the folders of a data set.
+        description: for `--help`.
+        archives: whether `place` takes an archive, too, or a folder of them.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="your unpacked copy of the data set")
+    copy = "copy of the data set" if archives else "unpacked copy of the data set"
+    parser.add_argument("source", type=Path, metavar="SOURCE", help=f"your {copy}")
     source = parser.parse_args().source.expanduser().resolve()
     try:
-        if not source.is_dir():
-            raise LayoutError(f"{source}: no such folder; give your unpacked copy of the data set")
+        if not source.is_dir() and not (archives and source.is_file()):
+            raise LayoutError(f"{source}: no such folder; give your {copy}")
         place(source)
     except LayoutError as error:
         parser.exit(3, f"error: {error}\n")
@@ -54,14 +61,19 @@ def fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def link(files: Sequence[Path], folder: Path) -> None:
+def link(files: Sequence[Path], folder: Path, name: Callable[[Path], str] = lambda path: path.name) -> None:
     """Fills `folder` with links to `files`, with copies where the system has no links, and says so.
 
     Files of the same names are replaced; what else is in the folder stays.
+
+    Args:
+        files: the pictures.
+        folder: made if missing.
+        name: what each is called there.
     """
     fresh_folder(folder)
     for path in files:
-        target = folder / path.name
+        target = folder / name(path)
         target.unlink(missing_ok=True)
         try:
             target.symlink_to(path)
