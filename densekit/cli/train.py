@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import click
 from densekit import __version__
 from densekit.cli import options
 from densekit.cli.process import tune_allocator
-from densekit.errors import ConfigError, DataError, DensekitError, DeviceError
+from densekit.errors import ConfigError, DataError, DensekitError, DeviceError, Interrupted
 from densekit.files import printable
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run_training(
     """Trains a network of `task` and prints the path of its weights; or rehearses that, and writes nothing.
 
     Raises:
-        ConfigError: the config is wrong or for another task, or the run's folder is taken.
+        ConfigError: the config is wrong or for another task, a tracker is missing, or the run's folder is taken.
         DataError: the data cannot be used, or the loss stopped being finite.
         DeviceError: no such device, or not enough memory.
         CheckpointError: no saved state is whole.
@@ -73,7 +74,9 @@ def run_training(
     from densekit.tasks import create_task
     from densekit.tiling import OUT_OF_MEMORY
     from densekit.train import rehearse, train
+    from densekit.train.trackers import check_trackers
 
+    check_trackers(config.train.trackers)
     kind = choose_device(device).type
     folder = Path(run_dir or Path("runs", Path(name).stem))
     threads = f", {config.train.threads or torch.get_num_threads()} threads" if kind == "cpu" else ""
@@ -88,10 +91,17 @@ def run_training(
             if dry_run:
                 check_data(config)
                 for line in rehearse(create_task(config), config, kind):
-                    click.echo(line, err=True)
+                    if ranks.rank() == 0:
+                        click.echo(line, err=True)
                 return
-            figures = train(create_task(config), config, folder, resume=resume or restarted, device=kind)
+            resume = resume or any(ranks.gathered(restarted))  # a machine that came later counts no restart
+            figures = train(create_task(config), config, folder, resume=resume, device=kind)
             is_first = ranks.rank() == 0
+    except Interrupted:
+        if ranks.find_place(os.environ) is None:  # else it takes torchrun's or SLURM's words before these
+            words = [task, "train", name, *overrides, "--run", str(folder), "--device", device, "--resume"]
+            click.echo(f"continue with: densekit {printable(shlex.join(words))}", err=True)
+        raise
     except DensekitError:
         raise
     except (RuntimeError, MemoryError) as error:
@@ -103,6 +113,9 @@ def run_training(
         ) from error
     if not is_first:
         return
+    report = folder / "report.html"
+    if report.exists():
+        click.echo(f"report: {printable(report)}", err=True)
     for key, value in figures.items():
         click.echo(f"{key} {value:.4f}", err=True)
     click.echo(str(folder / "last.safetensors").encode(errors="surrogateescape"))

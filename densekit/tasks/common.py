@@ -21,7 +21,7 @@ from densekit.config import Config
 from densekit.datasets.draws import Draws
 from densekit.datasets.masks import MaskedImages
 from densekit.datasets.pairs import Pairs
-from densekit.errors import CheckpointError, ConfigError, DeviceError
+from densekit.errors import CheckpointError, ConfigError, DensekitError, DeviceError
 from densekit.files import printable
 from densekit.models import create_model
 from densekit.pretrained import find_weights
@@ -39,7 +39,7 @@ def check_network(config: Config, scale: int, out_channels: int) -> None:
     """
     name, size = config.model.name, config.train.crop_size
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), torch.no_grad():
             net = create_model(name, **config.model.kwargs).to("meta").eval()
             result = net(torch.empty(1, 3, size, size))
     except ConfigError:
@@ -92,6 +92,12 @@ def trained_on(config: Config) -> tuple[str, str]:
     return "; ".join(dict.fromkeys(filter(None, data))), "; ".join(dict.fromkeys(filter(None, licences)))
 
 
+def scored_on(config: Config) -> str:
+    """Returns the data that a checkpoint's figures are measured on."""
+    data = config.data
+    return ", ".join(data.val) or f"{data.val_share:.2g} of {', '.join(data.train)}, by name"
+
+
 def batches(data: Pairs | MaskedImages, config: Config, start: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields batches from the forward pass `start` on, or this process's slices; the same with any number of workers.
 
@@ -117,6 +123,7 @@ def batches(data: Pairs | MaskedImages, config: Config, start: int) -> Iterator[
             worker_init_fn=leave_signals,
             generator=torch.Generator(),  # its own: the loader must not move the random state that dropout uses
         )
+        iterator = None
         try:
             iterator = iter(loader)
             if config.data.num_workers:
@@ -124,6 +131,8 @@ def batches(data: Pairs | MaskedImages, config: Config, start: int) -> Iterator[
             for batch in iterator:
                 yield batch
                 start += 1
+        except DensekitError as error:
+            raise unwrapped(error) from error
         except (RuntimeError, ConnectionError, EOFError) as error:
             if not worker_died(error):
                 raise
@@ -134,6 +143,24 @@ def batches(data: Pairs | MaskedImages, config: Config, start: int) -> Iterator[
                     f"(now {config.data.num_workers})"
                 ) from error
             sys.stderr.write(f"warning: a loader process died; starting new ones ({deaths} of {RESTARTS} times)\n")
+        finally:
+            stop_workers(iterator)
+
+
+def stop_workers(iterator: object) -> None:
+    """Ends the loader processes of an iterator.
+
+    torch does so by itself once nothing refers to the iterator; but the traceback of an error does, and then the exit
+    of the process would wait for them for ever.
+    """
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+
+
+def unwrapped(error: DensekitError) -> DensekitError:
+    """Returns an error without the traceback that torch puts before the message of one from a loader process."""
+    kind, line = type(error), str(error).rstrip().rpartition("\n")[2]
+    return kind(line.removeprefix(f"{kind.__module__}.{kind.__qualname__}: "))
 
 
 def worker_died(error: Exception) -> bool:

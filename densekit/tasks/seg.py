@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from densekit.cards import Card
 from densekit.config import Config
 from densekit.datasets.masks import MaskedImages, pair_masks
 from densekit.datasets.pictures import median_frequency_weights
+from densekit.datasets.split import split_by_name
 from densekit.datasets.transforms import Augment
 from densekit.errors import ConfigError, DataError
 from densekit.files import printable
 from densekit.losses import IGNORE, segmentation_loss
 from densekit.metrics import ConfusionMatrix, check_camvid_split, seg_protocol
-from densekit.tasks.common import batches, check_network, fingerprint, new_model, sources, trained_on
+from densekit.tasks import Sample
+from densekit.tasks.adversary import Adversary
+from densekit.tasks.common import batches, check_network, fingerprint, new_model, scored_on, sources, trained_on
 
 
 class Segmentation:
@@ -29,6 +33,8 @@ class Segmentation:
     A network with one class is binary: its logit is the foreground's, and the figure is the foreground's IoU.
     """
 
+    adversary: Adversary | None = None
+
     def __init__(self, config: Config) -> None:
         self.config = config
         data, train = config.data, config.train
@@ -36,15 +42,20 @@ class Segmentation:
         self.binary = self.num_classes == 1
         self.ids = 2 if self.binary else self.num_classes
         self.metric = "iou" if self.binary else "miou"
-        self.protocol = config.eval.protocol or ("binary" if self.binary else "dataset-iou")
+        self.protocol: str = config.eval.protocol or ("binary" if self.binary else "dataset-iou")
         loss = train.loss or ("bce+dice" if self.binary else "ce")
         weights = None if train.class_weights == "none" else torch.ones(self.ids)
         segmentation_loss(loss, weights, label_smoothing=train.label_smoothing)  # finds what does not go together
         check_network(config, 1, self.num_classes)
-        augment = Augment(data.augment, train.crop_size, train.seed)
-        self.data = MaskedImages(pair_masks(data.train, data.masks), self.ids, data.ignore_index, augment)
+        check_class_map(config, self.ids)
+        augment = Augment(data.augment, train.crop_size, train.seed, focus=data.focus, focus_share=data.focus_share)
+        pairs = pair_masks(data.train, data.masks)
         val = pair_masks(data.val, data.val_masks) if data.val else []
-        self.val = MaskedImages(val, self.ids, data.ignore_index)
+        if data.val_share:
+            pairs, val = split_by_name(pairs, data.val_share)
+        load = partial(MaskedImages, class_map=data.class_map, cache=data.cache)
+        self.data = load(pairs, self.ids, data.ignore_index, augment)
+        self.val = load(val, self.ids, data.ignore_index)
         check_protocol(self.protocol, self.num_classes, self.data, self.val)
         self.fingerprint = fingerprint([*self.data.paths, *self.val.paths])
         self.criterion = segmentation_loss(loss, self._class_weights(), label_smoothing=train.label_smoothing)
@@ -55,7 +66,8 @@ class Segmentation:
         if np.count_nonzero(own) < 2:
             raise DataError(
                 f"{', '.join(map(printable, data.masks or data.train))}: masks of class {own.argmax()} and void "
-                f"(data.ignore_index={data.ignore_index}) alone; write class numbers 0..{self.ids - 1} into them"
+                f"(data.ignore_index={data.ignore_index}) alone; write class numbers 0..{self.ids - 1} into them, or "
+                "set data.class_map to the class of each colour"
             )
         if kind == "none":
             return None
@@ -86,18 +98,26 @@ class Segmentation:
     def evaluate(self, net: nn.Module) -> dict[str, float]:
         if not len(self.val):
             return {}
-        device = next(net.parameters()).device
         matrix = ConfusionMatrix(self.ids, ignore_index=IGNORE)
         for index in range(ranks.rank(), len(self.val), ranks.count()):
             image, ids = self.val[0, index]
-            logits = net(image[None].to(device).float() / 255)[0]
-            prediction = (logits[0] > 0).byte() if self.binary else logits.argmax(dim=0).byte()
-            matrix.update(prediction, ids)
+            matrix.update(self._predict(net, image), ids)
         matrix.matrix = sum(ranks.gathered(matrix.matrix), start=np.zeros_like(matrix.matrix))
         figures = {"accuracy": matrix.accuracy()}
         if self.binary:
             return {"iou": float(matrix.iou()[1]), **figures}
         return {"miou": matrix.miou(), **figures}
+
+    def samples(self, net: nn.Module, start: int = 0) -> Iterator[Sample]:
+        for index in range(start, len(self.val)):
+            image, ids = self.val[0, index]
+            prediction = self._predict(net, image).cpu().numpy()
+            yield Sample(self.val.origins[index], image.permute(1, 2, 0).numpy(), prediction, ids.numpy())
+
+    def _predict(self, net: nn.Module, image: Tensor) -> Tensor:
+        """Returns the class numbers of an image (3, H, W) uint8 as (H, W) uint8, where the network is."""
+        logits = net(image[None].to(next(net.parameters()).device).float() / 255)[0]
+        return (logits[0] > 0).byte() if self.binary else logits.argmax(dim=0).byte()
 
     def card(self, step: int, metrics: dict[str, Any]) -> Card:
         config = self.config
@@ -109,7 +129,7 @@ class Segmentation:
             classes=tuple(config.data.classes),
             palette=tuple((r, g, b) for r, g, b in config.data.palette),
             step=step,
-            metrics={**metrics, "protocol": self.protocol, "data": ", ".join(config.data.val)} if metrics else {},
+            metrics={**metrics, "protocol": self.protocol, "data": scored_on(config)} if metrics else {},
             data=data,
             licence=licence,
             bn_mode=config.eval.bn_mode,
@@ -135,6 +155,21 @@ def check_classes(config: Config) -> int:
             + (" (background, foreground)" if number == 1 else "")
         )
     return number
+
+
+def check_class_map(config: Config, ids: int) -> None:
+    """Passes a class map whose numbers are classes, 0..ids-1, or void.
+
+    Raises:
+        ConfigError: one is neither.
+    """
+    data = config.data
+    for color, label in data.class_map.items():
+        if label >= ids and label != data.ignore_index:
+            raise ConfigError(
+                f"data.class_map: {color} is class {label}, but there are {ids} classes (0..{ids - 1}), and void is "
+                f"data.ignore_index={data.ignore_index}"
+            )
 
 
 def check_protocol(protocol: str, num_classes: int, train: MaskedImages, val: MaskedImages) -> None:

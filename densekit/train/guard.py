@@ -26,11 +26,22 @@ class Guard:
         task: knows the files that a draw came from.
         config: `train.max_skipped` in a row are allowed.
         skipped: how many the last steps were, from the state of a resumed run.
+        whose: steps they are, in messages.
+        remedy: for the one who has to start anew.
     """
 
-    def __init__(self, run: Run, task: Task, config: Config, skipped: int = 0) -> None:
+    def __init__(
+        self,
+        run: Run,
+        task: Task,
+        config: Config,
+        skipped: int = 0,
+        *,
+        whose: str = "the",
+        remedy: str = "optim.learning_rate or optim.clip_norm",
+    ) -> None:
         self.run, self.task, self.config = run, task, config
-        self.skipped = skipped
+        self.skipped, self.whose, self.remedy = skipped, whose, remedy
 
     def passes(self, step: int, loss: float, norm: Tensor, scaler: torch.amp.GradScaler) -> bool:
         """Says whether the gradients of a step may be used; a step without finite ones is skipped.
@@ -45,7 +56,7 @@ class Guard:
             return True
         if math.isfinite(loss) and scaler.is_enabled() and scaler.get_scale() > 1:
             return False
-        what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
+        what = f"{self.whose} " + (f"loss is {loss}" if not math.isfinite(loss) else "gradient is not finite")
         self.skipped += 1
         if self.skipped > self.config.train.max_skipped:
             raise self.error(step, what)
@@ -64,7 +75,7 @@ class Guard:
             atomic_write(self.run.folder / "not_finite.json", (json.dumps(record, indent=1) + "\n").encode())
         return DataError(
             f"step {step}, draws {first} to {last}: {what}; of {shown(paths)}; the last whole state stays in "
-            f"{printable(self.run.states)}; start another --run with a lower optim.learning_rate or optim.clip_norm"
+            f"{printable(self.run.states)}; start another --run with a lower {self.remedy}"
         )
 
 

@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from densekit import ranks
-from densekit.blocks.norms import batch_norms
 from densekit.config import Config, TrainConfig, config_hash
 from densekit.errors import Interrupted
 from densekit.files import printable
+from densekit.memory import peak_memory
 from densekit.tasks import Task
 from densekit.train.guard import Guard
 from densekit.train.norms import adopt_statistics, check_norms, freeze_norms, kept_network, scored_network
 from densekit.train.optim import clip_gradients, create_average, create_optimizer, learning_rate, set_rate
+from densekit.train.parallel import is_finite, make_forward, shard, synchronize_norms, waiting, whole, whole_state
 from densekit.train.progress import Watch
 from densekit.train.resume import find_state, restore
 from densekit.train.run import Run
 from densekit.train.signals import stop_on_signals
+from densekit.train.summary import conclude, show_progress
+from densekit.train.trackers import check_trackers, tracked
 
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,17 +40,20 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
     Args:
         task: model, data, loss and evaluation.
         config: of the run; what the task was made from.
-        run_dir: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `best.safetensors`, `last.safetensors` go here.
+        run_dir: `config.yaml`, `metrics.jsonl`, `report.html`, `samples/`, `checkpoints/`, `best.safetensors` and
+            `last.safetensors` go here.
         resume: continue from the newest state that is whole.
         device: "cpu", "cuda", ...
 
     Raises:
-        ConfigError: the folder is in use, holds a run already, or holds one of another config or other data.
+        ConfigError: the folder is in use, holds a run already, or holds one of another config or other data; or a
+            tracker is not installed.
         DataError: loss, gradient or weights stopped being finite, in too many steps in a row.
         CheckpointError: no saved state is whole, or it does not fit.
         Interrupted: SIGINT or SIGTERM, after saving.
     """
     options = config.train
+    check_trackers(options.trackers)
     if options.threads:
         torch.set_num_threads(options.threads)
     run = Run(run_dir, options.keep)
@@ -57,29 +62,40 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
         net = task.build_model().to(device=device).to(memory_format=layout).train()
         check_norms(net, config)
         average = create_average(net, options.ema_decay)
+        if options.sync_norm:
+            net = synchronize_norms(net, device)
+        if options.parallel == "fsdp":
+            shard(net, device, average.module)
         optimizer = create_optimizer(net, config.optim)
         scaler = torch.amp.GradScaler(device, enabled=options.precision == "fp16")
+        adversary = task.adversary
+        if adversary:
+            adversary.begin(device)
         start, best, stale, skipped = 0, -math.inf, 0, 0
         figures: dict[str, float] = {}
         state = find_state(run, config, task.fingerprint, resume)
         if state:
-            restore(state, net, average, optimizer, scaler)
+            restore(state, net, average, optimizer, scaler, adversary)
             start, best, figures = state["step"], state["best"], state.get("figures", {})
             stale, skipped = state.get("stale", 0), state.get("skipped", 0)
         guard = Guard(run, task, config, skipped)
+        doubts = state.get("doubts", 0) if state else 0
+        doubt = Guard(run, task, config, doubts, whose="the discriminator's", remedy="gan.learning_rate")
         run.write_config(config.to_yaml())
         run.truncate_log(start)
         batches = task.train_batches(start * options.accumulate)
         forward = make_forward(net, compiled=options.compile)
-        began = time.monotonic()
+        began, done = time.monotonic(), start
 
-        with stop_on_signals() as stop, Watch(options.total_steps, start) as watch:
+        with stop_on_signals() as stop, tracked(run, config, start), Watch(options.total_steps, start) as watch:
             for step in range(start, options.total_steps if not is_stale(stale, options) else start):
                 if step == options.freeze_norm_step:
+                    ranks.shared(average.module.buffers())
                     adopt_statistics(net, average.module)
                 if options.freeze_norm_step is not None and step >= options.freeze_norm_step:
                     freeze_norms(net)
                 rate = learning_rate(config.optim, step, options.total_steps)
+                share = rate / config.optim.learning_rate
                 set_rate(optimizer, rate)
                 loss = add_gradients(task, forward, batches, scaler, config, device, step)
                 norm = clip_gradients(net, optimizer, scaler, config.optim.clip_norm)
@@ -88,6 +104,7 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                     average.update_parameters(net)
                 scaler.update()
                 optimizer.zero_grad(set_to_none=True)
+                judged = adversary.step(share, partial(doubt.passes, step)) if adversary else {}
 
                 done = step + 1
                 ends = done == options.total_steps
@@ -95,21 +112,26 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                 late = options.max_hours is not None and time.monotonic() - began > 3600 * options.max_hours
                 signum, late = max(ranks.gathered((stop.signum, late)))  # all processes end after the same step
                 save_now = ends or done % options.checkpoint_every == 0 or late or signum != 0
-                if (evaluate_now or save_now) and not has_finite_weights(average):
+                if (evaluate_now or save_now) and not is_finite(average):
                     raise guard.error(step, "some weights are not finite")
                 if (ends or done % options.log_every == 0) and math.isfinite(loss):
-                    speed = (done - start) / (time.monotonic() - began)
-                    run.log({"step": done, "loss": loss, "loss_hex": loss.hex(), "lr": rate, "steps_per_s": speed})
-                    watch.step(done, f"loss {loss:.4f}")
+                    passed, memory = time.monotonic() - began, peak_memory(device)
+                    costs = {"steps_per_s": (done - start) / passed, "seconds": run.seconds + passed, "memory": memory}
+                    run.log({"step": done, "loss": loss, "loss_hex": loss.hex(), "lr": rate, **judged, **costs})
+                    watch.step(done, f"loss {loss:.4f}  {memory / 2**30:.2f} GiB")
+                watch.step(done)
                 if evaluate_now:
                     ranks.shared(average.module.buffers())
-                    kept = kept_network(average.module, task, config)
-                    figures = evaluate(task, scored_network(kept, config))
-                    if figures:
-                        run.log({"step": done, **figures})
-                        watch.say(f"step {done}: " + "  ".join(f"{key} {value:.4f}" for key, value in figures.items()))
-                    are_best = figures.get(task.metric, -math.inf) > best
-                    run.write_weights(kept, task.card(done, figures), are_best=are_best)
+                    with whole(average.module) as averaged:
+                        kept = kept_network(averaged, task, config)
+                        scored = scored_network(kept, config)
+                        figures = evaluate(task, scored)
+                        are_best = figures.get(task.metric, -math.inf) > best
+                        run.write_weights(kept, task.card(done, figures), are_best=are_best)
+                        if figures:
+                            run.log({"step": done, **figures})
+                            watch.say(f"step {done}: " + "  ".join(f"{k} {value:.4f}" for k, value in figures.items()))
+                        show_progress(task, scored, config, run, done, figures)
                     best, stale = (figures[task.metric], 0) if are_best else (best, stale + 1)
                     if is_stale(stale, options) and not ends:
                         watch.say(f"step {done}: no better {task.metric} in {stale} evaluations; training ends")
@@ -121,11 +143,13 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                             "best": best,
                             "stale": stale,
                             "skipped": guard.skipped,
+                            "doubts": doubt.skipped,
                             "figures": figures,
-                            "net": net.state_dict(),
-                            "average": average.state_dict(),
-                            "optimizer": optimizer.state_dict(),
+                            "net": whole_state(net.state_dict()),
+                            "average": whole_state(average.state_dict()),
+                            "optimizer": whole_state(optimizer.state_dict()),
                             "scaler": scaler.state_dict(),
+                            "adversary": adversary.state_dict() if adversary else None,
                             "config": config_hash(config),
                             "settings": config.model_dump(mode="json"),
                             "fingerprint": task.fingerprint,
@@ -141,22 +165,15 @@ def train(task: Task, config: Config, run_dir: Path, *, resume: bool = False, de
                 if late:
                     watch.say(f"step {done}: {options.max_hours:g} hours are over, saved; continue with --resume")
                     break
+            if done == options.total_steps or is_stale(stale, options):
+                with whole(average.module) as averaged:
+                    conclude(task, scored_network(kept_network(averaged, task, config), config), config, run, done)
         return figures
 
 
 def is_stale(evaluations: int, options: TrainConfig) -> bool:
     """Says whether that many evaluations without a better figure end the training."""
     return options.patience is not None and evaluations >= options.patience
-
-
-def make_forward(net: nn.Module, *, compiled: bool) -> Callable[[Tensor], Tensor]:
-    """Returns what calls `net`: itself, or compiled, and where several processes train, with a mean of gradients."""
-    forward: Callable[[Tensor], Tensor] = torch.compile(net) if compiled else net
-    if ranks.count() > 1:
-        assert isinstance(forward, nn.Module)
-        has_statistics = bool(batch_norms(net))  # other buffers never change, and torch fails on a lone one
-        forward = DistributedDataParallel(forward, broadcast_buffers=has_statistics)
-    return forward
 
 
 def add_gradients(
@@ -180,20 +197,16 @@ def add_gradients(
         number = index * ranks.count() + ranks.rank()
         torch.manual_seed(((options.seed * 1_000_003 + step) * 65_536 + number) % 2**63)  # integers, never hash()
         inputs, targets = (tensor.to(device, non_blocking=True) for tensor in next(batches))
-        with torch.autocast(
+        reduced = torch.autocast(
             torch.device(device).type, REDUCED.get(options.precision), enabled=options.precision in REDUCED
-        ):
-            part = task.loss(net, (inputs.to(memory_format=layout), targets)) / options.accumulate
+        )
         with waiting(net, index + 1 < options.accumulate):
+            with reduced:
+                part = task.loss(net, (inputs.to(memory_format=layout), targets)) / options.accumulate
             scaler.scale(part).backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
     losses = ranks.gathered(loss)
     return sum(losses) / len(losses)
-
-
-def waiting(net: Callable[[Tensor], Tensor], more: bool) -> AbstractContextManager[None]:
-    """Returns the context in which gradients stay in their process, since `more` passes will add to them."""
-    return net.no_sync() if more and isinstance(net, DistributedDataParallel) else nullcontext()
 
 
 @torch.no_grad()
@@ -203,8 +216,3 @@ def evaluate(task: Task, net: nn.Module) -> dict[str, float]:
     The PSNR of equal pictures is infinite, the IoU of masks without labels is no number; no file can hold either.
     """
     return {key: value for key, value in task.evaluate(net.eval()).items() if math.isfinite(value)}
-
-
-def has_finite_weights(average: nn.Module) -> bool:
-    """Says whether averaged weights are all finite; once they are not, they stay so, whatever the network's own do."""
-    return all(bool(tensor.isfinite().all()) for tensor in average.state_dict().values())

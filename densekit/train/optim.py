@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
 from densekit.config import OptimConfig
@@ -26,12 +27,16 @@ def create_optimizer(net: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         ConfigError: a pattern of `optim.rates` that fits no parameter, or every parameter frozen.
     """
     rate, decay, groups = config.learning_rate, config.weight_decay, grouped(net, config.rates)
+    eps, betas = config.eps or 1e-8, config.betas or [0.9, 0.999]
+    adam: dict[str, Any] = {"betas": tuple(betas), "eps": eps, "weight_decay": decay}
     make: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(groups, rate, weight_decay=decay),
-        "adamw": lambda: torch.optim.AdamW(groups, rate, weight_decay=decay),
+        "adam": lambda: torch.optim.Adam(groups, rate, **adam),
+        "adamw": lambda: torch.optim.AdamW(groups, rate, **adam),
         "muon": lambda: Muon(groups, rate, weight_decay=decay),
         "sgd": lambda: torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True, weight_decay=decay),
-        "rmsprop": lambda: torch.optim.RMSprop(groups, rate, weight_decay=decay),
+        "rmsprop": lambda: torch.optim.RMSprop(
+            groups, rate, alpha=config.betas[0] if config.betas else 0.99, eps=eps, weight_decay=decay
+        ),
     }
     return make[config.name]()
 
@@ -78,7 +83,7 @@ def clip_gradients(
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if largest is not None:
         nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return norm
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:

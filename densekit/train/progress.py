@@ -27,13 +27,15 @@ class Watch:
         self.began = time.monotonic()
         self.tenth = start * 10 // total
         self.bar: Progress | None = None
+        self.note = ""
         self.is_silent = ranks.rank() > 0
         if self.console.is_terminal and not self.is_silent:
             self.bar = Progress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False), console=self.console, refresh_per_second=5,
+                TextColumn("{task.fields[rate]}", markup=False), TextColumn("{task.fields[note]}", markup=False),
+                console=self.console, refresh_per_second=5,
             )  # fmt: skip
-            self.task = self.bar.add_task("training", total=total, completed=start, note="")
+            self.task = self.bar.add_task("training", total=total, completed=start, rate="", note="")
 
     def __enter__(self) -> Watch:
         if self.bar:
@@ -44,15 +46,16 @@ class Watch:
         if self.bar:
             self.bar.stop()
 
-    def step(self, step: int, note: str) -> None:
-        """Shows that `step` steps are done, with a note such as the loss."""
+    def step(self, step: int, note: str = "") -> None:
+        """Shows that `step` steps are done, with a note such as the loss; an empty one leaves the last one there."""
+        self.note = note or self.note
+        rate = (step - self.start) / max(time.monotonic() - self.began, 1e-9)
         if self.bar:
-            self.bar.update(self.task, completed=step, note=note)
+            self.bar.update(self.task, completed=step, rate=f"{rate:.2f} steps/s", note=self.note)
         elif step * 10 // self.total > self.tenth:
             self.tenth = step * 10 // self.total
-            rate = (step - self.start) / max(time.monotonic() - self.began, 1e-9)
             left = (self.total - step) / rate
-            self.say(f"step {step}/{self.total}  {rate:.2f} steps/s  {left / 60:.0f} min left  {note}")
+            self.say(f"step {step}/{self.total}  {rate:.2f} steps/s  {left / 60:.0f} min left  {self.note}")
 
     def say(self, line: str) -> None:
         """Prints one line on stderr, above the bar where there is one."""

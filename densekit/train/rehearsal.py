@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 
@@ -12,9 +10,11 @@ import torch
 
 from densekit.config import Config
 from densekit.errors import DataError
+from densekit.memory import peak_memory
 from densekit.tasks import Task
-from densekit.train.loop import add_gradients, make_forward
+from densekit.train.loop import add_gradients
 from densekit.train.optim import clip_gradients, create_optimizer, set_rate
+from densekit.train.parallel import make_forward, shard, synchronize_norms
 
 STEPS = 2  # the first warms caches and allocators up, the second is measured
 
@@ -35,10 +35,19 @@ def rehearse(task: Task, config: Config, device: str = "cpu") -> Iterator[str]:
         torch.set_num_threads(options.threads)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     net = task.build_model().to(device=device).to(memory_format=layout).train()
+    if options.sync_norm:
+        net = synchronize_norms(net, device)
+    if options.parallel == "fsdp":
+        shard(net, device)
     optimizer = create_optimizer(net, config.optim)
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in net.parameters()) - trained
     yield f"{config.model.name}: {trained:,} parameters" + (f", and {frozen:,} frozen" if frozen else "")
+    adversary = task.adversary
+    if adversary:
+        adversary.begin(device)
+        judge = sum(p.numel() for p in adversary.net.parameters())
+        yield f"discriminator {adversary.options.discriminator}: {judge:,} parameters"
     yield task.describe_data()
 
     scaler = torch.amp.GradScaler(device, enabled=options.precision == "fp16")
@@ -52,6 +61,8 @@ def rehearse(task: Task, config: Config, device: str = "cpu") -> Iterator[str]:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        if adversary:
+            adversary.step(1e-3, lambda *_: True)
         seconds = time.monotonic() - began
     if not all(map(math.isfinite, losses)):
         raise DataError(
@@ -60,14 +71,6 @@ def rehearse(task: Task, config: Config, device: str = "cpu") -> Iterator[str]:
     yield f"{STEPS} steps: loss {losses[0]:.4f} and {losses[1]:.4f}, {seconds:.2f} s for the second"
     yield f"peak memory {peak_memory(device) / 2**30:.2f} GiB"
     yield f"{options.total_steps} steps: about {duration(seconds * options.total_steps)}, evaluations not counted"
-
-
-def peak_memory(device: str) -> int:
-    """Returns the most bytes that were in use at once: of the GPU's memory, or of the process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def duration(seconds: float) -> str:

@@ -12,11 +12,13 @@ from torch import nn
 from densekit.config import Config, config_hash
 from densekit.errors import CheckpointError, ConfigError
 from densekit.files import printable
+from densekit.tasks.adversary import Adversary
+from densekit.train.parallel import load, load_optimizer
 from densekit.train.progress import warn
 from densekit.train.run import Run
 
-# What may change between two parts of a run: none of these has a part in the weights, but for `threads`, which may
-# change the last bits, and `eval_every`, which decides among which weights the best are chosen.
+# What may change between two parts of a run: none of these has a part in the weights, but for `threads` and `parallel`,
+# which may change the last bits, and `eval_every`, which decides among which weights the best are chosen.
 FREE = {
     "data.num_workers",
     "data.cache",
@@ -26,6 +28,7 @@ FREE = {
     "train.checkpoint_every",
     "train.keep",
     "train.max_hours",
+    "train.parallel",
     "train.samples",
     "train.trackers",
 }
@@ -94,16 +97,24 @@ def restore(
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    adversary: Adversary | None = None,
 ) -> None:
     """Puts a state back.
 
     Raises:
-        CheckpointError: it is that of another network or optimizer, so of another densekit.
+        CheckpointError: it is that of another network or optimizer, so of another densekit, or it has no adversary.
     """
+    if adversary and not state.get("adversary"):
+        raise CheckpointError(
+            f"the state of step {state['step']} holds no discriminator, but the config has a section gan; start "
+            "another --run, with the weights of this one as train.initial_weights"
+        )
     try:
-        net.load_state_dict(state["net"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        if adversary:
+            adversary.load_state_dict(state["adversary"])
+        load(net, state["net"])
+        load(average, state["average"])
+        load_optimizer(optimizer, state["optimizer"])
         scaler.load_state_dict(state.get("scaler", {}))
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = printable(error).split(r"\n")[0]

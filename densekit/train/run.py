@@ -16,8 +16,9 @@ from densekit import ranks
 from densekit.cards import Card
 from densekit.checkpoint import save_model
 from densekit.errors import CheckpointError, ConfigError
-from densekit.files import atomic_write, printable
+from densekit.files import atomic_write, naming, printable
 from densekit.train.state import load_state, save_state
+from densekit.train.trackers import Trackers
 
 
 class Run:
@@ -27,6 +28,11 @@ class Run:
         folder: made if missing.
         keep: newest states that stay.
 
+    Attributes:
+        trackers: get what is logged, too.
+        logged: the last step of each figure in the log, before `truncate_log`.
+        seconds: that the parts of the run before this one took.
+
     Of several processes only rank 0 writes; to the others everything here but `load` does nothing.
     """
 
@@ -34,6 +40,9 @@ class Run:
         self.folder = folder
         self.states = folder / "checkpoints"
         self.keep = keep
+        self.trackers = Trackers()
+        self.logged: dict[str, int] = {}
+        self.seconds = 0.0
         self.writes = ranks.rank() == 0
         try:
             self.states.mkdir(parents=True, exist_ok=True)
@@ -51,6 +60,9 @@ class Run:
             ranks.wait()  # until rank 0 holds it
             yield
             return
+        for folder in (self.folder, self.states):
+            if not os.access(folder, os.W_OK | os.X_OK):  # or the first save would tell, after hours
+                raise ConfigError(f"{printable(folder)}: cannot be written: Permission denied; choose another --run")
         holder, pid = self.folder / ".holder", "unknown"
         lock = FileLock(self.folder / ".lock")
         try:
@@ -119,11 +131,22 @@ class Run:
             atomic_write(self.folder / "config.yaml", text.encode())
 
     def log(self, record: dict[str, Any]) -> None:
-        """Appends one line to `metrics.jsonl`."""
+        """Appends one line to `metrics.jsonl`, and hands it to the trackers."""
         if not self.writes:
             return
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        path = self.folder / "metrics.jsonl"
+        with naming(path), path.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
+        self.trackers.log(record)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yields what the log holds; lines that are torn are left out."""
+        path = self.folder / "metrics.jsonl"
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    yield record
 
     def truncate_log(self, step: int) -> None:
         """Drops the records after `step`, and a last line torn by a kill: they will be written again."""
@@ -133,6 +156,9 @@ class Run:
         kept = []
         for line in path.read_text(errors="replace").splitlines(keepends=True):
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                record = json.loads(line)
+                self.logged |= dict.fromkeys(record, record["step"])
+                if line.endswith("\n") and record["step"] <= step:
                     kept.append(line)
+                    self.seconds = record.get("seconds", self.seconds)
         atomic_write(path, "".join(kept).encode())

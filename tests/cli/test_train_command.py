@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import signal
 import time
 from pathlib import Path
@@ -50,12 +51,27 @@ def test_training_prints_the_weights_and_keeps_the_figures_to_stderr(run):
     assert result.out == ["runs/tiny/last.safetensors"]
     assert result.err[0].startswith("densekit 0.1.0  rdn (sr)  cpu, ")
     assert result.err[0].endswith(" threads, fp32  runs/tiny")
+    assert result.err[-2] == "report: runs/tiny/report.html"
     assert result.err[-1].startswith("psnr ")
+    assert Path("runs/tiny/report.html").read_text().startswith("<!DOCTYPE html>")
+    assert sorted(path.name for path in Path("runs/tiny/samples/step-00000002").iterdir()) == ["0.webp", "1.webp"]
     assert read_card("runs/tiny/last.safetensors").step == 2
     again = run("sr", "train", "tiny.yaml", "train.seed=3")
     assert (again.code, again.out) == (2, [])
     assert again.err[-1] == "error: runs/tiny already holds a run at step 2; add --resume or choose another --run"
     assert run("sr", "train", "tiny.yaml", "train.seed=3", "--resume").out == result.out
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_done(run, monkeypatch, more):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
+    result = run("sr", "train", "tiny.yaml", "train.trackers=[wandb]", *more)
+    assert result.code == 2
+    assert result.err == [
+        "error: train.trackers: wandb is not installed; run: pip install 'densekit[wandb]', or leave it out"
+    ]
+    assert not Path("runs").exists()
 
 
 def test_segmentation_trains_with_the_same_words(run):

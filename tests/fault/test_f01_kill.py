@@ -10,9 +10,7 @@ import json
 import os
 import random
 import signal
-import sys
 import time
-import traceback
 
 import pytest
 import torch
@@ -23,6 +21,7 @@ from densekit.tasks import create_task
 from densekit.train import train
 from densekit.train.run import Run
 from densekit.train.state import load_state, save_state
+from tests.processes import Telling, finish, results, start
 from tests.training_data import seg_config, sr_config, write_masked, write_pictures
 
 KILLS = int(os.environ.get("DENSEKIT_KILLS", "10"))
@@ -33,35 +32,6 @@ pytestmark = [
     pytest.mark.timeout(60 + 20 * KILLS),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-
-
-def start(action):
-    """Runs `action(tell)` in a forked child and process group of its own; returns its pid and the end of a pipe.
-
-    What the child tells, a byte at a time, can be read there. A fork and no fresh interpreter: imports would take up
-    all the time between two kills, and no run would ever get on.
-    """
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.setsid()
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            action(lambda: os.write(writer, b"."))
-            code = 0
-        except BaseException:
-            traceback.print_exc(file=sys.__stdout__)
-        finally:
-            os._exit(code)
-    os.close(writer)
-    return pid, reader
-
-
-def finish(action):
-    pid, reader = start(action)
-    os.close(reader)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def kill_once(action, folder, generator, aim_at_write):
@@ -82,33 +52,6 @@ def kill_once(action, folder, generator, aim_at_write):
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(reader)
     return bool(list(folder.rglob(".*.tmp*"))), status == -signal.SIGKILL
-
-
-class Telling:
-    """A task that tells of each step."""
-
-    def __init__(self, task, tell):
-        self.task, self.tell = task, tell
-
-    def __getattr__(self, name):
-        return getattr(self.task, name)
-
-    def loss(self, net, batch):
-        self.tell()
-        return self.task.loss(net, batch)
-
-
-def results(folder):
-    """The last state, the models, and step -> losses that were logged."""
-    files = {
-        path.name: path.read_bytes() for path in [*folder.glob("*.safetensors"), max(folder.glob("checkpoints/*"))]
-    }
-    losses: dict[int, set[str]] = {}
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if "loss_hex" in record:
-            losses.setdefault(record["step"], set()).add(record["loss_hex"])
-    return files, losses
 
 
 def killed_and_undisturbed(tmp_path, config, workers):

@@ -1,10 +1,14 @@
-"""F10 and F11: two processes do what one does in two passes, and go on to the same bytes when one is killed."""
+"""F10 and F11: two processes do what one does in two passes, and go on to the same bytes when one is killed.
+
+They go on with fewer and with more of them, too, when machines go and come.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from densekit.train.run import Run
 from densekit.train.state import load_state
 from tests.training_data import seg_config, sr_config, write_masked, write_pictures
 
@@ -70,9 +75,10 @@ def equal(a, b) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["sr", "seg"])
-def test_two_ranks_equal_one_process_that_accumulates_two_passes(tmp_path, config_of, task):
-    for name, options in {"one": {"batch_size": 2, "accumulate": 2}, "two": {"batch_size": 4}}.items():
+@pytest.mark.parametrize(("task", "parallel"), [("sr", "ddp"), ("seg", "ddp"), ("sr", "fsdp"), ("seg", "fsdp")])
+def test_two_ranks_equal_one_process_that_accumulates_two_passes(tmp_path, config_of, task, parallel):
+    two = {"batch_size": 4, "parallel": parallel}
+    for name, options in {"one": {"batch_size": 2, "accumulate": 2}, "two": two}.items():
         (tmp_path / f"{name}.yaml").write_text(config_of(task, **options).to_yaml())
         run(task, tmp_path / f"{name}.yaml", tmp_path / name, ranks=1 + (name == "two"))
     one, two = final(tmp_path / "one"), final(tmp_path / "two")
@@ -93,8 +99,9 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path, config_of):
 
 @pytest.mark.fault
 @pytest.mark.timeout(600)
-def test_ranks_that_are_killed_start_again_and_end_with_the_same_bytes(tmp_path, config_of):
-    (tmp_path / "config.yaml").write_text(config_of("sr", batch_size=4).to_yaml())
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_ranks_that_are_killed_start_again_and_end_with_the_same_bytes(tmp_path, config_of, parallel):
+    (tmp_path / "config.yaml").write_text(config_of("sr", batch_size=4, parallel=parallel).to_yaml())
     run("sr", tmp_path / "config.yaml", tmp_path / "whole", ranks=2)
     arguments = command("sr", tmp_path / "config.yaml", tmp_path / "killed", ranks=2, restarts=9)
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -111,3 +118,71 @@ def test_ranks_that_are_killed_start_again_and_end_with_the_same_bytes(tmp_path,
     one, two = final(tmp_path / "whole"), final(tmp_path / "killed")
     assert all(equal(one[key], two[key]) for key in ("net", "average", "optimizer"))
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+
+
+def machine(number: int, port: int, config: Path, run: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """torchrun of one machine of one process, of which one or two train together."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=9"]
+    words += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--monitor-interval=0.2"]
+    words += ["--rdzv-conf=last_call_timeout=3,keep_alive_interval=2,keep_alive_max_attempt=5", "--no-python", "--"]
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # or torchrun 2.15 loses those that come
+    with (folder / f"machine-{number}").open("w") as file:
+        return subprocess.Popen(
+            [*words, *command("sr", config, run, "--resume")], env=environment, stdout=file, stderr=file
+        )
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(900)
+def test_a_run_goes_on_while_machines_go_and_come(tmp_path, config_of):
+    config, run = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(
+        config_of("sr", batch_size=4, samples=0).to_yaml().replace(f"total_steps: {STEPS}", "total_steps: 100000")
+    )
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+
+    def steps() -> int:
+        return max((int(path.stem.split("-")[1]) for path in run.glob("checkpoints/state-*.dk")), default=0)
+
+    def says(number: int, text: str, times: int = 1) -> bool:
+        return (tmp_path / f"machine-{number}").read_text().count(text) >= times
+
+    def wait_for(condition) -> None:
+        deadline = time.monotonic() + 240
+        while not condition():
+            assert all(process.poll() is None for process in running), "a machine ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    running = [machine(0, port, config, run, tmp_path)]
+    try:
+        wait_for(lambda: is_open(port))  # the first keeps the store, and is not the one that is lost
+        running.append(machine(1, port, config, run, tmp_path))
+        wait_for(lambda: steps() > 10)
+        lost = running.pop()
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(lost.pid)], capture_output=True, text=True)
+        for pid in (lost.pid, *map(int, children.stdout.split())):
+            os.kill(pid, signal.SIGKILL)
+        lost.wait()
+        wait_for(lambda: says(0, "process 0 of 2 has lost the others") and says(0, "densekit 0.", 2))
+        alone = steps()
+        wait_for(lambda: steps() > alone + 10)
+        running.append(machine(2, port, config, run, tmp_path))
+        wait_for(lambda: says(2, "densekit 0.") and says(0, "densekit 0.", 3))
+        together = steps()
+        wait_for(lambda: steps() > together + 10)
+        assert not says(2, "error")
+        assert says(0, "interrupted at step")  # to begin anew with the other
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(60)
+    assert Run(run, 2).load()[1] == []

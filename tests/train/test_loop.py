@@ -39,9 +39,10 @@ def run(config, folder, **options):
 
 
 def records(folder):
-    """The lines of the log, without what the clock says."""
+    """The lines of the log, without what the clock and the machine say."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "steps_per_s"} for line in lines]
+    costs = ("steps_per_s", "seconds", "memory")
+    return [{key: value for key, value in line.items() if key not in costs} for line in lines]
 
 
 def results(folder):

@@ -70,6 +70,20 @@ def test_each_optimizer_takes_the_rate_and_decay_and_lowers_a_loss(name, rate):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("adam", {}, {"betas": (0.9, 0.999), "eps": 1e-8}),
+        ("adamw", {"betas": [0.8, 0.95], "eps": 1e-6}, {"betas": (0.8, 0.95), "eps": 1e-6}),
+        ("rmsprop", {}, {"alpha": 0.99, "eps": 1e-8}),
+        ("rmsprop", {"betas": [0.9], "eps": 1e-3}, {"alpha": 0.9, "eps": 1e-3}),
+    ],
+)
+def test_decays_and_epsilon_reach_the_optimizer(name, given, expected):
+    optimizer = create_optimizer(nn.Linear(2, 1), OptimConfig(name=name, **given))
+    assert {key: optimizer.param_groups[0][key] for key in expected} == expected
+
+
 def test_the_average_follows_weights_and_buffers_by_the_formula():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
