@@ -55,7 +55,7 @@ def test_a_command_of_the_readme_parses_and_names_what_there_is(words):
     values = command.make_context("densekit", list(words), obj=False).params
     if values.get("model") and not values["model"].endswith(".safetensors"):
         assert values["model"] in trained_names()
-    if command.name == "train":
+    if command.name == "train" and f"-o {values['name']}" not in TEXT:  # but for what another command writes
         assert values["name"] in list_configs()
         load_config(values["name"], values["overrides"])
 

@@ -22,6 +22,7 @@ from tests.training_data import seg_config, sr_config, write_masked, write_pictu
 RESUMES = int(os.environ.get("DENSEKIT_RESUMES", "8"))
 STEPS = 60
 FURTHER = 4  # steps that are compared
+COSTS = ("steps_per_s", "seconds", "memory")
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(120 + 10 * RESUMES)]
 
@@ -31,15 +32,12 @@ class Enough(Exception):
 
 
 def trace(folder, start, end):
-    """The bytes of each state after the steps start+1..end, and what was logged of them but for the clock."""
+    """The bytes of each state after the steps start+1..end, and what was logged of them but for what it cost."""
     states = {
         step: (folder / "checkpoints" / f"state-{step:08d}.dk").read_bytes() for step in range(start + 1, end + 1)
     }
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    kept = [
-        {key: value for key, value in record.items() if "second" not in key and key != "steps_per_s"}
-        for record in records
-    ]
+    kept = [{key: value for key, value in record.items() if key not in COSTS} for record in records]
     return states, [record for record in kept if start < record["step"] <= end]
 
 
