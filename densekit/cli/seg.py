@@ -9,6 +9,7 @@ import click
 
 from densekit.cli.check import seg_check
 from densekit.cli.evaluate import Lines, check_reports, eval_options, load_for, named
+from densekit.cli.init import seg_init
 from densekit.cli.options import Choice, predict_options
 from densekit.cli.process import tune_allocator
 from densekit.cli.train import run_training, train_options
@@ -123,6 +124,9 @@ def train(name: str, overrides: tuple[str, ...], run_dir: str | None, **options:
     help="Label whose pixels count nowhere [default: the protocol's, or 255].",
 )  # fmt: skip
 @click.option("--calibration", is_flag=True, help="Also compare probabilities with how often the class is right.")
+@click.option(
+    "--held-out", nargs=2, metavar="IMAGES MASKS", help="Fit a temperature on these, and calibrate with it as well."
+)
 @click.option("--boundary", type=click.IntRange(min=1), metavar="PX", help="Also score outlines, to PX pixels.")
 @click.option(
     "--bn", type=Choice(("running", "batch")), default="running", show_default=True,
@@ -145,6 +149,7 @@ def evaluate(
     num_classes: int | None,
     ignore_index: int | None,
     calibration: bool,
+    held_out: tuple[str, str] | None,
     boundary: int | None,
     bn: str,
     batch_size: int,
@@ -177,6 +182,7 @@ def evaluate(
             num_classes=num_classes,
             ignore_index=ignore_index,
             calibration=calibration,
+            held_out=held_out,
             boundary=boundary,
             bn=bn if segmenter else None,
             batch_size=batch_size,
@@ -191,8 +197,9 @@ def evaluate(
     notes += [f"bn {told['bn_mode']}"] if "bn_mode" in told else []
     notes += [f"batches of {batch_size}"] if told.get("bn_mode") == "batch" else []
     notes += [f"windows of {told['tile']}"] if told.get("tile", "whole") != "whole" else []
-    keys = (evaluation.metric, "accuracy", "boundary_miou", "boundary_f1", "ece")
+    keys = (evaluation.metric, "accuracy", "boundary_miou", "boundary_f1", "ece", "tempered_ece")
     return lines.finish(evaluation, told["set"], keys, notes, reports)
 
 
 seg.add_command(seg_check)
+seg.add_command(seg_init)

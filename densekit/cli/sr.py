@@ -9,6 +9,7 @@ import click
 
 from densekit.cli.check import sr_check
 from densekit.cli.evaluate import Lines, check_reports, eval_options, load_for, named
+from densekit.cli.init import sr_init
 from densekit.cli.options import predict_options
 from densekit.cli.process import tune_allocator
 from densekit.cli.train import run_training, train_options
@@ -183,3 +184,4 @@ def evaluate(
 
 
 sr.add_command(sr_check)
+sr.add_command(sr_init)

@@ -35,6 +35,17 @@ MODELS: dict[str, Entry] = {
     "fc_densenet103": Entry(
         "seg", "fc_densenet:FCDenseNet", {"growth_rate": 16, "num_layers": (4, 5, 7, 10, 12, 15, 12, 10, 7, 5, 4)}
     ),
+    "unet": Entry("seg", "smp:EncoderDecoder", {"decoder": "unet"}),
+    "unetplusplus": Entry("seg", "smp:EncoderDecoder", {"decoder": "unetplusplus"}),
+    "linknet": Entry("seg", "smp:EncoderDecoder", {"decoder": "linknet"}),
+    "fpn": Entry("seg", "smp:EncoderDecoder", {"decoder": "fpn"}),
+    "segformer": Entry("seg", "smp:EncoderDecoder", {"decoder": "segformer"}),
+    "manet": Entry("seg", "smp:EncoderDecoder", {"decoder": "manet"}),
+    "pspnet": Entry("seg", "smp:EncoderDecoder", {"decoder": "pspnet"}),
+    "deeplabv3": Entry("seg", "smp:EncoderDecoder", {"decoder": "deeplabv3"}),
+    "deeplabv3plus": Entry("seg", "smp:EncoderDecoder", {"decoder": "deeplabv3plus"}),
+    "pan": Entry("seg", "smp:EncoderDecoder", {"decoder": "pan"}),
+    "upernet": Entry("seg", "smp:EncoderDecoder", {"decoder": "upernet"}),
     "densenet": Entry("encoder", "densenet:DenseNet", {}, "densenet:DenseNetEncoder"),
     "densenet121": Entry(
         "encoder", "densenet:DenseNet", {"growth_rate": 32, "block_config": (6, 12, 24, 16)}, "densenet:DenseNetEncoder"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ def make_positive(net: nn.Module) -> nn.Module:
     return net
 
 
-def measure_reach(net: nn.Module, *, in_channels: int, size: int) -> int:
-    """Returns how many input pixels to each side an output pixel depends on, at worst over the phases of its grid."""
+def measure_reach(net: nn.Module, *, in_channels: int, size: int, phases: Iterable[int] | None = None) -> int:
+    """Returns how many input pixels to each side an output pixel depends on, at worst over `phases` of its grid."""
     make_positive(net)
     x = torch.rand(1, in_channels, size, size, dtype=torch.float64, requires_grad=True)
     y = net(x)
@@ -27,7 +27,7 @@ def measure_reach(net: nn.Module, *, in_channels: int, size: int) -> int:
     period = max(1, round(net.multiple_of * scale))
     first = y.shape[-1] // 2 // period * period
     reach = 0
-    for at in range(first, first + period):
+    for at in (first + phase for phase in (range(period) if phases is None else phases)):
         (gradient,) = torch.autograd.grad(y[0, :, at, at].sum(), x, retain_graph=True)
         rows, columns = gradient[0].abs().sum(0).nonzero(as_tuple=True)
         reach = max(reach, *((seen - int(at / scale)).abs().max().item() for seen in (rows, columns)))

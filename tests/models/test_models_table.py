@@ -35,7 +35,10 @@ def test_what_a_name_stands_for_is_what_its_constructor_takes():
 
 def test_names_are_listed_by_pattern_and_task():
     assert model_names("rdn*") == ["rdn", "rdn_a", "rdn_b"]
-    assert model_names(task="seg") == ["fc_densenet", "fc_densenet103", "fc_densenet56", "fc_densenet67"]
+    assert model_names(task="seg") == [
+        *("deeplabv3", "deeplabv3plus", "fc_densenet", "fc_densenet103", "fc_densenet56", "fc_densenet67", "fpn"),
+        *("linknet", "manet", "pan", "pspnet", "segformer", "unet", "unetplusplus", "upernet"),
+    ]
     assert model_names("*cifar") == ["densenet_bc_cifar", "densenet_cifar"]
     assert model_names("resnet*") == []
 
