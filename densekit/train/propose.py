@@ -29,7 +29,7 @@ REPORT_SECONDS = 0.5  # of the report and the sample pictures after an evaluatio
 LAUNCH_SECONDS = 0.7  # of the interpreter and the command line
 FEWEST_STEPS = 60  # 27 steps of the smallest network ended with an IoU of 0.25, 100 with 0.82
 SAVE_SECONDS = 120.0  # between two saved states
-REHEARSED_SECONDS, REHEARSED_STEPS = 2.0, 20  # whichever is reached first
+REHEARSED_SECONDS, REHEARSED_STEPS = 1.0, 20  # whichever is reached first
 SETTLED = 1000  # steps, from which on statistics may be frozen, as in seg/fc_densenet_nuclei; frozen at step 135 of 270
 # they took the IoU on 8 pictures from 0.86 to 0.75, for the picture that differed most was lost
 SHORT_RUN = 500  # steps; with fewer, strong variation costs more than it gives, and the best of many is an early one
