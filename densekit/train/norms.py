@@ -32,8 +32,13 @@ def check_norms(net: nn.Module, config: Config) -> None:
     """Passes a network that has what `eval.bn_mode` speaks of.
 
     Raises:
-        ConfigError: it has no batch norm.
+        ConfigError: it has no batch norm, or one that a single picture leaves with one value.
     """
+    if config.eval.bn_mode == "batch" and getattr(net, "pooled_norm", ""):
+        raise ConfigError(
+            f"eval.bn_mode=batch: a batch norm of {config.model.name} gets one value of each picture, which has no "
+            "statistics of its own; use running or recalibrated"
+        )
     if config.eval.bn_mode != "running" and not batch_norms(net):
         raise ConfigError(f"eval.bn_mode={config.eval.bn_mode}: {config.model.name} has no batch norm; remove the key")
 

@@ -13,7 +13,7 @@ from densekit.errors import ConfigError
 from densekit.evaluate.statistics import with_batch_statistics
 from densekit.tasks import create_task
 from densekit.train import train
-from densekit.train.norms import adopt_statistics, freeze_norms, kept_network
+from densekit.train.norms import adopt_statistics, check_norms, freeze_norms, kept_network
 from densekit.train.state import load_state
 from tests.training_data import seg_config, sr_config, write_masked, write_pictures
 
@@ -138,3 +138,11 @@ def test_a_network_without_batch_norms_has_no_other_mode(tmp_path):
     config = with_mode(sr_config(write_pictures(tmp_path / "data")), "recalibrated")
     with pytest.raises(ConfigError, match=r"eval.bn_mode=recalibrated: rdn has no batch norm; remove the key"):
         train(create_task(config), config, tmp_path / "run")
+
+
+def test_a_norm_that_gets_one_value_of_a_picture_cannot_use_the_pictures_statistics(config_of):
+    net = nn.BatchNorm2d(3)
+    net.pooled_norm = "head.norm"
+    with pytest.raises(ConfigError, match=r"eval.bn_mode=batch: a batch norm of fc_densenet gets one value"):
+        check_norms(net, with_mode(config_of(), "batch"))
+    check_norms(net, with_mode(config_of(), "recalibrated"))
