@@ -34,7 +34,7 @@ def check_norms(net: nn.Module, config: Config) -> None:
     Raises:
         ConfigError: it has no batch norm, or one that a single picture leaves with one value.
     """
-    if config.eval.bn_mode == "batch" and getattr(net, "pooled_norm", ""):
+    if config.eval.bn_mode == "batch" and getattr(net, "pooled_norm", None):
         raise ConfigError(
             f"eval.bn_mode=batch: a batch norm of {config.model.name} gets one value of each picture, which has no "
             "statistics of its own; use running or recalibrated"

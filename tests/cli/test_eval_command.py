@@ -282,6 +282,7 @@ def test_set5_by_name_gives_the_figure_on_the_shipped_models_card(run, scale):
     assert float(match[1]) == pytest.approx(stated, abs=0.01)
 
 
+@pytest.mark.slow
 @needs_data
 def test_the_nuclei_models_figure_is_that_of_its_card(run):
     from densekit.pretrained import trained_cards

@@ -91,6 +91,7 @@ def test_masks_in_colours_get_a_class_map_that_trains(run):
     assert trained.code == 0, trained.err
 
 
+@pytest.mark.slow
 def test_one_picture_is_said_to_have_no_validation(run, tmp_path):
     write_masked(tmp_path / "one", count=1, classes=2)
     made = run("seg", "init", "one", *LONG)
@@ -103,6 +104,7 @@ def test_one_picture_is_said_to_have_no_validation(run, tmp_path):
     assert Path("runs/one/last.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_mixed_sizes_and_warnings_are_told(run, tmp_path):
     write_masked(tmp_path / "more", count=2, height=90, width=64, seed=20)
     picture, copy = (Path(f"cells/images/{number}.png") for number in (0, 1))
@@ -169,6 +171,7 @@ def test_masks_of_one_class_are_refused(run):
     )
 
 
+@pytest.mark.slow
 def test_options_reach_the_config(run):
     made = run(
         "seg", "init", "cells/images", "cells/masks", "--classes", "glass, cell", "--model", "fc_densenet56", *LONG

@@ -123,6 +123,7 @@ def test_the_checkpoint_says_which_statistics_its_figures_are_of(tmp_path, confi
     assert task.evaluate(scored.eval()) == pytest.approx(figures)
 
 
+@pytest.mark.slow
 def test_modes_change_the_figures_and_not_the_training(tmp_path, config_of):
     states, figures = {}, {}
     for mode in ("running", "recalibrated", "batch"):

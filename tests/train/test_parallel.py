@@ -97,6 +97,7 @@ def test_two_processes_with_a_part_each_equal_one_that_accumulates_two_passes(tm
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "optim", "options", "most"),
     [
@@ -181,6 +182,7 @@ def copied(folder, to, step):
     return to
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_processes_and_with_other_parts(tmp_path, config_of):
     """To the same bytes with as many processes; to rounding with others, whose forward passes have other batches."""
     fsdp, ddp = (config_of("sr", batch_size=4, checkpoint_every=3, parallel=kind) for kind in ("fsdp", "ddp"))
