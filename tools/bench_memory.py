@@ -1,7 +1,8 @@
-"""What a training step of DenseNet-121 keeps for its backward pass, and what it costs, beside torchvision's.
+"""What a training step keeps for its backward pass, and what that costs: DenseNet-121, FC-DenseNet-103 and RDN.
 
-python -m tools.bench_memory [--batch 8] [--size 224] [--rounds 4]: bytes of distinct storages that autograd saves, but
-for weights, buffers and the input; CPU seconds of a step on one thread, in turn, the least of the rounds.
+python -m tools.bench_memory [--rounds 4] [--only densenet121 ...]: for each network and policy the bytes of distinct
+storages that autograd keeps, but for weights, buffers and the batch; and CPU seconds of a step on one thread, in turn,
+the least of the rounds, beside the plain network's. DenseNet-121 stands beside torchvision's.
 """
 
 from __future__ import annotations
@@ -14,24 +15,9 @@ from torch import Tensor, nn
 from torchvision.models import densenet121
 
 from densekit import create_model
-from densekit.blocks import MEMORY_POLICIES
+from densekit.blocks import MEMORY_POLICIES, saved_bytes
 
-
-def saved_bytes(net: nn.Module, x: Tensor) -> int:
-    """Returns the bytes that autograd keeps between forward and backward pass."""
-    given = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers(), x)}
-    storages: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in given:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = net(x)
-    del output
-    return sum(storages.values())
+SHAPES = {"densenet121": (8, 3, 224, 224), "fc_densenet103": (1, 3, 224, 224), "rdn": (1, 3, 48, 48)}
 
 
 def step(net: nn.Module, x: Tensor) -> float:
@@ -42,28 +28,38 @@ def step(net: nn.Module, x: Tensor) -> float:
     return time.process_time() - began
 
 
+def rivals(name: str) -> dict[str, nn.Module]:
+    """Returns the networks to compare, the one that counts as 1 first."""
+    nets: dict[str, nn.Module] = {}
+    if name == "densenet121":
+        nets = {"torchvision": densenet121(), "torchvision, memory_efficient": densenet121(memory_efficient=True)}
+    nets |= {policy: create_model(name, memory=policy) for policy in MEMORY_POLICIES}
+    weights = next(iter(nets.values())).state_dict()
+    for net in nets.values():
+        net.load_state_dict(weights)
+    return nets
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=224, help="side of the pictures")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--only", nargs="*", choices=SHAPES, default=list(SHAPES), help="networks; all if not given")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    nets: dict[str, nn.Module] = {"torchvision": densenet121(), "memory_efficient": densenet121(memory_efficient=True)}
-    for policy in MEMORY_POLICIES:
-        nets[policy] = create_model("densenet121", memory=policy)
-        nets[policy].load_state_dict(nets["torchvision"].state_dict())
-    x = torch.randn(arguments.batch, 3, arguments.size, arguments.size)
-    times: dict[str, list[float]] = {name: [] for name in nets}
-    for _ in range(arguments.rounds):
-        for name, net in nets.items():
-            times[name].append(step(net.train(), x))
-    print(f"DenseNet-121, batch {arguments.batch}, {arguments.size}x{arguments.size}, float32, one thread\n")
-    print("| | saved, MiB | step, torchvision = 1 |\n|---|---|---|")
-    for name, net in nets.items():
-        ratio = min(times[name]) / min(times["torchvision"])
-        print(f"| {name} | {saved_bytes(net, x) / 2**20:.0f} | {ratio:.2f} |")
+    for name in arguments.only:
+        nets, x = rivals(name), torch.randn(SHAPES[name])
+        times: dict[str, list[float]] = {rival: [] for rival in nets}
+        for _ in range(arguments.rounds):
+            for rival, net in nets.items():
+                times[rival].append(step(net.train(), x))
+        first = next(iter(nets))
+        shape = "x".join(map(str, SHAPES[name]))
+        print(f"{name}, {shape}, float32, one thread\n\n| | kept, MiB | step, {first} = 1 |\n|---|---|---|")
+        for rival, net in nets.items():
+            ratio = min(times[rival]) / min(times[first])
+            print(f"| {rival} | {saved_bytes(net, x) / 2**20:.1f} | {ratio:.2f} |", flush=True)
+        print()
 
 
 if __name__ == "__main__":

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from densekit.blocks.engine import Plan, SharedBuffer
-from densekit.blocks.memory import check_memory
-from densekit.blocks.parts import Stage, common_eps, has_hooks
+from densekit.blocks.memory import check_policy
+from densekit.blocks.parts import Stage, autocast_dtype, common_eps, has_hooks, learns
 
 
 class DenseBlock(nn.Module):
-    """Concatenates the input and the outputs of `num_layers` layers, each fed with everything before it.
+    """Concatenates its inputs and the outputs of `num_layers` layers, each fed with everything before it.
 
     Children are named `denselayer1` .. `denselayerL`, which makes torchvision's DenseNet keys load as they are.
 
@@ -24,7 +24,8 @@ class DenseBlock(nn.Module):
         make_layer: `make_layer(channels)` returns a module (B, channels, H, W) -> (B, growth_rate, H, W).
         memory: how training memory is spent, one of `MEMORY_POLICIES`.
 
-    Shapes: (B, c0, H, W) -> (B, c0 + L k, H, W), the input's channels first, then each layer's in order.
+    Shapes: (B, c0, H, W), or several inputs that have c0 channels together -> (B, c0 + L k, H, W), the inputs'
+    channels first, then each layer's in order; with `only_new` (B, L k, H, W), the layers' alone.
 
     Source: Huang et al., Densely Connected Convolutional Networks (CVPR 2017), section 3.
     """
@@ -42,26 +43,24 @@ class DenseBlock(nn.Module):
         self.in_channels = in_channels
         self.out_channels = in_channels + num_layers * growth_rate
         self.growth_rate = growth_rate
-        self.memory = check_memory(memory)
+        self.memory = check_policy(memory)
         for i in range(num_layers):
             self.add_module(f"denselayer{i + 1}", make_layer(in_channels + i * growth_rate))
 
-    def forward(self, x: Tensor) -> Tensor:
-        plan = self._plan(x)
+    def forward(self, *inputs: Tensor, only_new: bool = False) -> Tensor:
+        plan = self._plan(inputs, only_new)
         if plan is not None:
-            output: Tensor = SharedBuffer.apply(x, plan, *self.parameters())
+            output: Tensor = SharedBuffer.apply(plan, *inputs, *self.parameters())
             return output
-        features = [x]
+        features = list(inputs)
         for layer in self.children():
             # One concatenation of the list costs less than growing a tensor layer by layer.
-            features.append(layer(torch.cat(features, dim=1) if len(features) > 1 else x))
-        return torch.cat(features, dim=1)
+            features.append(layer(torch.cat(features, dim=1) if len(features) > 1 else features[0]))
+        return torch.cat(features[len(inputs) :] if only_new else features, dim=1)
 
-    def _plan(self, x: Tensor) -> Plan | None:
+    def _plan(self, inputs: Sequence[Tensor], only_new: bool) -> Plan | None:
         """Returns how the engine runs this block, or None where concatenation does: nothing to learn, export, hooks."""
-        if self.memory == "speed" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return None
-        if not (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())):
+        if self.memory == "speed" or not learns(*inputs, *self.parameters()):
             return None
         layers: list[list[Stage]] = [getattr(layer, "stages", list)() for layer in self.children()]
         if not all(layers) or any(map(has_hooks, self.children())):
@@ -72,18 +71,13 @@ class DenseBlock(nn.Module):
             eps = common_eps(layers)
         except ValueError:
             return None
-        kind = x.device.type
-        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return Plan(layers, self.in_channels, self.growth_rate, eps, keep=self.memory == "balanced", autocast=autocast)
-
-
-def set_memory(module: nn.Module, memory: str) -> None:
-    """Gives every dense block inside `module` the policy `memory`.
-
-    Raises:
-        ConfigError: no such policy.
-    """
-    check_memory(memory)
-    for child in module.modules():
-        if isinstance(child, DenseBlock):
-            child.memory = memory
+        return Plan(
+            num_inputs=len(inputs),
+            only_new=only_new,
+            layers=layers,
+            in_channels=self.in_channels,
+            growth_rate=self.growth_rate,
+            eps=eps,
+            keep=self.memory == "balanced",
+            autocast=autocast_dtype(inputs[0].device),
+        )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densekit.blocks.parts import Stage
+from densekit.blocks.recompute import recompute
 from densekit.errors import ConfigError, suggest
 
 DROPOUTS = {
@@ -151,6 +152,8 @@ class Transition(nn.Module):
         bias: whether the convolution has one (DenseNet: no; FC-DenseNet: yes).
         drop_rate: share of activations set to zero in training, 0..1.
 
+    With the policy "min" as its attribute `memory` it keeps nothing but its input for the backward pass.
+
     Source: Huang et al. 2017, section 3, "Pooling layers" and "Compression"; names as in torchvision.
     """
 
@@ -162,13 +165,23 @@ class Transition(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
         self.pool = pool
         self.drop_rate = drop_rate
+        self.memory = "speed"
 
     def activate(self, x: Tensor) -> Tensor:
         """The block's output after norm and ReLU: the feature map other networks tap. Shape as `x`."""
         return F.relu(self.norm(x), inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(self.activate(x))
+        return self.both(x, is_tapped=False)[1]
+
+    def both(self, x: Tensor, *, is_tapped: bool = True) -> tuple[Tensor, Tensor]:
+        """Returns the block's output after norm and ReLU, which counts only if it `is_tapped`, and the transition's."""
+        if self.memory == "min":
+            found = recompute(self.norm, self.reduce, [self.conv, self.pool], x, is_tapped=is_tapped)
+            if found is not None:
+                return found
+        x = self.activate(x)
+        return x, self.reduce(x)
 
     def reduce(self, x: Tensor) -> Tensor:
         """What follows `activate`: 1x1 convolution, dropout, pooling."""

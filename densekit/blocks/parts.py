@@ -34,8 +34,7 @@ class Stage:
         return (
             type(self.conv) is nn.Conv2d
             and self.conv.padding_mode == "zeros"
-            and (self.norm is None or (type(self.norm) is nn.BatchNorm2d and self.norm.affine))
-            and (self.norm is None or self.norm.training or self.norm.running_mean is not None)
+            and (self.norm is None or is_plain(self.norm))
             and not any(map(has_hooks, modules))
         )
 
@@ -45,27 +44,13 @@ class Stage:
         return self.norm is not None and self.norm.training
 
     def rectified(self, x: Tensor, stats: Tensor) -> Tensor:
-        """Returns relu(norm(x)), rounded as torch's own kernel does in training; `x` itself without a norm.
+        """Returns what the stage's convolution reads: relu(norm(x)), or `x` itself without a norm.
 
         Args:
             x: (B, c, H, W).
-            stats: batch mean and 1 / sqrt(variance + eps) in the first two rows.
+            stats: as `rectify` takes them.
         """
-        if self.norm is None:
-            return x
-        mean, scale = self.statistics(stats)
-        a = self.norm.weight.detach() * scale
-        b = torch.addcmul(self.norm.bias.detach(), mean, a, value=-1)
-        return torch.addcmul(b.view(1, -1, 1, 1), x.to(a.dtype), a.view(1, -1, 1, 1)).relu_().to(x.dtype)
-
-    def statistics(self, stats: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and 1 / sqrt(variance + eps) as the norm uses them: the batch's in training, else its own."""
-        assert self.norm is not None
-        if self.norm.training:
-            return stats[0], stats[1]
-        assert self.norm.running_mean is not None
-        assert self.norm.running_var is not None
-        return self.norm.running_mean, torch.rsqrt(self.norm.running_var + self.norm.eps)
+        return x if self.norm is None else rectify(self.norm, x, stats)
 
     def activated(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns what the stage makes of its convolution's result, in place, and the random state before it drew."""
@@ -73,7 +58,7 @@ class Stage:
             return F.leaky_relu_(u, self.slope), None
         if not self.drop_rate:
             return u, None
-        state = torch.cuda.get_rng_state(u.device) if u.is_cuda else torch.get_rng_state()
+        state = random_state(u.device)
         return F.dropout(u, self.drop_rate), state
 
     def activated_backward(self, grad: Tensor, made: Tensor, state: Tensor | None) -> Tensor:
@@ -84,6 +69,62 @@ class Stage:
             return grad
         with replayed(state, grad.device):
             return grad * F.dropout(torch.ones_like(grad), self.drop_rate)
+
+
+def is_plain(norm: nn.Module) -> bool:
+    """Says whether a norm is torch's own, and whether it has what it needs to be run by hand."""
+    return type(norm) is nn.BatchNorm2d and norm.affine and (norm.training or norm.running_mean is not None)
+
+
+EVERY = slice(None)
+
+
+def statistics_of(norm: nn.BatchNorm2d, stats: Tensor | Sequence[Tensor], part: slice = EVERY) -> tuple[Tensor, Tensor]:
+    """Returns mean and 1 / sqrt(variance + eps) as a norm uses them: those in `stats` in training, else its own."""
+    if norm.training:
+        return stats[0][part], stats[1][part]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean[part], torch.rsqrt(norm.running_var[part] + norm.eps)
+
+
+def rectify(norm: nn.BatchNorm2d, x: Tensor, stats: Tensor | Sequence[Tensor], part: slice = EVERY) -> Tensor:
+    """Returns relu(norm(x)), rounded as torch's own kernel does in training.
+
+    Args:
+        norm: in training it uses `stats`, otherwise its own.
+        x: (B, c, H, W), its channels in `part`.
+        stats: batch mean and 1 / sqrt(variance + eps) in the first two rows.
+        part: of the channels.
+    """
+    mean, scale = statistics_of(norm, stats, part)
+    a = norm.weight.detach()[part] * scale
+    b = torch.addcmul(norm.bias.detach()[part], mean, a, value=-1)
+    return torch.addcmul(b.view(1, -1, 1, 1), x.to(a.dtype), a.view(1, -1, 1, 1)).relu_().to(x.dtype)
+
+
+def relu_backward_(grad: Tensor, y: Tensor) -> Tensor:
+    """Returns the gradient of what a ReLU read from that of what it made, `y`; in the memory of `grad` if it can."""
+    grad = grad.to(y.dtype)
+    return torch.ops.aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
+
+
+def norm_backward(
+    norm: nn.BatchNorm2d,
+    grad: Tensor,
+    x: Tensor,
+    stats: Tensor | Sequence[Tensor],
+    part: slice = EVERY,
+    *,
+    to_input: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of input, weight and bias; the first is nothing without `to_input`. Else as `rectify`."""
+    running = [None if tensor is None else tensor[part] for tensor in (norm.running_mean, norm.running_var)]
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        grad, x, norm.weight[part], *running, stats[0][part], stats[1][part], norm.training, norm.eps,
+        [to_input, True, True],
+    )  # fmt: skip
+    return found
 
 
 def update_running(norm: nn.BatchNorm2d, stats: Tensor) -> None:
@@ -121,6 +162,36 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Returns the state that `device` draws its random numbers from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Returns the type in which autocast lets convolutions on `device` compute, None where it is off."""
+    kind = device.type
+    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else None
+
+
+def learns(*tensors: Tensor) -> bool:
+    """Says whether eager autograd records what is made of `tensors`, so that there is memory to save."""
+    is_recorded = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return is_recorded and any(tensor.requires_grad for tensor in tensors)
+
+
+def refuse_second_derivative() -> None:
+    """Passes a backward pass whose own gradient is not asked for.
+
+    Raises:
+        RuntimeError: it is, and what was kept does not suffice for that.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "a second derivative through a network that keeps too little for it; set memory='speed' "
+            "(densekit.blocks.set_memory), which autograd can follow"
+        )
 
 
 @contextlib.contextmanager

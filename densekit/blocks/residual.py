@@ -20,7 +20,6 @@ class ResidualDenseBlock(nn.Module):
         fusion_size: kernel of the fusion convolution: 1 in RDN, 3 in RRDB.
         residual_scale: factor on the fused maps: 1 in RDN, 0.2 in RRDB.
         make_layer: the layer, as in `DenseBlock`; the default is 3x3 convolution and ReLU.
-        memory: as in `DenseBlock`.
 
     Shapes: (B, num_features, H, W) -> the same.
 
@@ -36,11 +35,10 @@ class ResidualDenseBlock(nn.Module):
         fusion_size: int = 1,
         residual_scale: float = 1.0,
         make_layer: Callable[[int], nn.Module] | None = None,
-        memory: str = "speed",
     ) -> None:
         super().__init__()
         make_layer = make_layer or (lambda channels: ConvLayer(channels, growth_rate))
-        self.dense = DenseBlock(num_features, num_layers, growth_rate, make_layer, memory=memory)
+        self.dense = DenseBlock(num_features, num_layers, growth_rate, make_layer)
         self.fusion = nn.Conv2d(self.dense.out_channels, num_features, fusion_size, padding=fusion_size // 2)
         self.residual_scale = residual_scale
         self.radius = sum(layer_radii(self.dense)) + fusion_size // 2
@@ -59,16 +57,13 @@ class RRDB(nn.Module):
         num_features: nf, channels in and out.
         growth_rate: gc.
         residual_scale: on each inner block and on the whole.
-        memory: as in `DenseBlock`.
 
     Shapes: (B, num_features, H, W) -> the same.
 
     Source: Wang et al., ESRGAN (ECCV Workshops 2018), section 3.1; xinntao/ESRGAN `RRDBNet_arch.py`.
     """
 
-    def __init__(
-        self, num_features: int = 64, growth_rate: int = 32, *, residual_scale: float = 0.2, memory: str = "speed"
-    ) -> None:
+    def __init__(self, num_features: int = 64, growth_rate: int = 32, *, residual_scale: float = 0.2) -> None:
         super().__init__()
         for i in range(1, 4):
             block = ResidualDenseBlock(
@@ -78,7 +73,6 @@ class RRDB(nn.Module):
                 fusion_size=3,
                 residual_scale=residual_scale,
                 make_layer=lambda channels: ConvLayer(channels, growth_rate, leaky_relu),
-                memory=memory,
             )
             self.add_module(f"rdb{i}", block)
         self.residual_scale = residual_scale

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 
 from densekit import __version__
 from densekit.cli import options
-from densekit.cli.process import tune_allocator
+from densekit.cli.process import spoken, tune_allocator
 from densekit.errors import ConfigError, DataError, DensekitError, DeviceError, Interrupted
 from densekit.files import printable
 
@@ -87,7 +88,7 @@ def run_training(
     )
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # torchrun started all ranks anew
     try:
-        with ranks.joined(kind):
+        with ranks.joined(kind), nullcontext() if ranks.rank() else spoken():
             if dry_run:
                 check_data(config)
                 for line in rehearse(create_task(config), config, kind):

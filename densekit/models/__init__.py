@@ -119,14 +119,15 @@ def create_model(name: str, /, **arguments: Any) -> nn.Module:
 
     Args:
         name: one of `model_names()`.
-        arguments: of its constructor; they win over those that the name stands for.
+        arguments: of its constructor; they win over those that the name stands for. And `memory`, how training memory
+            is spent: one of `densekit.blocks.MEMORY_POLICIES`, or a budget such as "2GiB".
 
     Raises:
-        ConfigError: no such name, or an argument that the constructor does not take.
+        ConfigError: no such name, policy or budget, or an argument that the constructor does not take.
     """
     constructor = model_class(name)
     check_arguments(name, constructor, arguments)
-    return constructor(**{**MODELS[name].arguments, **arguments})
+    return _built(constructor, {**MODELS[name].arguments, **arguments})
 
 
 def create_encoder(name: str, /, **arguments: Any) -> nn.Module:
@@ -134,26 +135,38 @@ def create_encoder(name: str, /, **arguments: Any) -> nn.Module:
 
     Args:
         name: a network that has one; its classifier's weights fit.
-        arguments: of the encoder's constructor; they win over those that the name stands for.
+        arguments: of the encoder's constructor, and `memory`, as in `create_model`; they win over those that the name
+            stands for.
 
     Raises:
-        ConfigError: no such name, or an argument that the constructor does not take.
+        ConfigError: no such name, policy or budget, or an argument that the constructor does not take.
     """
     constructor = encoder_class(name)
     check_arguments(name, constructor, arguments)
     known = constructor_arguments(constructor)
     # What the name says of the classifier alone, its number of classes, is not for the encoder.
     defaults = {key: value for key, value in MODELS[name].arguments.items() if key in known}
-    return constructor(**{**defaults, **arguments})
+    return _built(constructor, {**defaults, **arguments})
+
+
+def _built(constructor: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
+    """Returns a network that spends training memory as `memory` says, which is no matter of its constructor."""
+    memory = arguments.pop("memory", None)
+    net = constructor(**arguments)
+    if memory is not None:
+        from densekit.blocks import set_memory
+
+        set_memory(net, memory)
+    return net
 
 
 def check_arguments(name: str, constructor: type[nn.Module], arguments: Iterable[str]) -> None:
-    """Passes names that a constructor takes.
+    """Passes names that a constructor takes, and `memory`, which every network has.
 
     Raises:
         ConfigError: it does not take one of them.
     """
-    known = constructor_arguments(constructor)
+    known = [*constructor_arguments(constructor), "memory"]
     for key in arguments:
         if key not in known:
             raise ConfigError(f"model.{key}: {name} takes no such argument{suggest(key, known)} ({', '.join(known)})")

@@ -10,7 +10,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densekit.blocks import BasicLayer, BottleneckLayer, DenseBlock, Transition, init_densenet_, radius
+from densekit.blocks import BasicLayer, BottleneckLayer, Chain, DenseBlock, Transition, init_densenet_, radius
 from densekit.blocks.layers import check_dropout, layer_radii
 from densekit.errors import ConfigError
 from densekit.models.statistics import register_statistics
@@ -34,7 +34,6 @@ class DenseNet(nn.Module):
         drop_rate: share of activations set to zero in training, 0..1.
         dropout: where: "paper", after every convolution but the first, or "torchvision", after the 3x3 ones only.
         mean, std: per channel, subtracted from and divided into the image in 0..1; they are part of the model.
-        memory: training memory policy of the dense blocks, see `DenseBlock`.
 
     Shapes: (B, in_channels, H, W) in 0..1 -> logits (B, num_classes). `receptive_field` is that of a feature before the
     global pool.
@@ -66,7 +65,6 @@ class DenseNet(nn.Module):
         dropout: str = "paper",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        memory: str = "speed",
     ) -> None:
         super().__init__()
         register_statistics(self, in_channels, mean, std)
@@ -81,10 +79,10 @@ class DenseNet(nn.Module):
             stem=stem,
             drop_rate=drop_rate,
             dropout=dropout,
-            memory=memory,
         )
         channels = tap_channels(self.features)[-1]
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
+        self.features.add_module("relu5", nn.ReLU(inplace=True))
         self.classifier = nn.Linear(channels, num_classes)
         init_densenet_(self)
         reductions, self.receptive_field = measure(self.features)
@@ -92,7 +90,7 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features((x - self.mean) / self.std)
-        x = F.adaptive_avg_pool2d(F.relu(x, inplace=True), (1, 1))
+        x = F.adaptive_avg_pool2d(x, (1, 1))
         return self.classifier(x.flatten(1))
 
 
@@ -108,8 +106,8 @@ class DenseNetEncoder(nn.Module):
             concatenated, which is what timm gives. The last block's output is after norm5 and ReLU in both.
         output_stride: 8, 16 or 32, the largest reduction: beyond it transitions keep their 1x1 convolution and drop
             their pool, and later 3x3 convolutions double their dilation. Weights fit every output stride.
-        growth_rate, block_config, depth, num_init_features, bn_size, compression, stem, drop_rate, dropout, mean, std,
-            memory: as in `DenseNet`.
+        growth_rate, block_config, depth, num_init_features, bn_size, compression, stem, drop_rate, dropout, mean, std:
+            as in `DenseNet`.
 
     Shapes: (B, in_channels, H, W) in 0..1 -> list of (B, channels[i], H / reductions[i], W / reductions[i]), one for
     each tap. `receptive_field` is that of the deepest, in input pixels.
@@ -142,7 +140,6 @@ class DenseNetEncoder(nn.Module):
         dropout: str = "paper",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        memory: str = "speed",
     ) -> None:
         super().__init__()
         blocks = block_config if depth is None else blocks_of_depth(depth, bn_size)
@@ -164,7 +161,6 @@ class DenseNetEncoder(nn.Module):
             drop_rate=drop_rate,
             dropout=dropout,
             output_stride=output_stride,
-            memory=memory,
         )
         channels = tap_channels(self.features)
         if last == len(blocks):
@@ -172,7 +168,7 @@ class DenseNetEncoder(nn.Module):
             self.features.add_module("relu5", nn.ReLU(inplace=True))
         elif taps == "act" and last > 0:
             activate = OrderedDict(norm=nn.BatchNorm2d(channels[-1]), relu=nn.ReLU(inplace=True))
-            self.features.add_module(f"transition{last}", nn.Sequential(activate))
+            self.features.add_module(f"transition{last}", Chain(activate))
         init_densenet_(self)
         names = ["relu0" if stem == "imagenet" else "conv0"]
         names += [f"transition{i}" if taps == "act" else f"denseblock{i}" for i in range(1, len(blocks))]
@@ -184,18 +180,7 @@ class DenseNetEncoder(nn.Module):
         self.multiple_of = reductions[-1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = (x - self.mean) / self.std
-        outputs = []
-        for name, module in self.features.named_children():
-            if name in self.tap_names and isinstance(module, Transition):
-                x = module.activate(x)
-                outputs.append(x)
-                x = module.reduce(x)
-            else:
-                x = module(x)
-                if name in self.tap_names:
-                    outputs.append(x)
-        return outputs
+        return self.features.tapped((x - self.mean) / self.std, self.tap_names)[0]
 
 
 def build_features(
@@ -210,16 +195,15 @@ def build_features(
     drop_rate: float,
     dropout: str,
     output_stride: int = 32,
-    memory: str,
-) -> nn.Sequential:
+) -> Chain:
     """Returns stem, dense blocks and the transitions between them; what follows the last block is the caller's.
 
     Raises:
-        ConfigError: an unknown stem, dropout placement or memory policy.
+        ConfigError: an unknown stem, dropout placement.
     """
     check_dropout(dropout)
     channels = 2 * growth_rate if num_init_features is None else num_init_features
-    features = nn.Sequential()
+    features = Chain()
     if stem == "imagenet":
         features.add_module("conv0", nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False))
         features.add_module("norm0", nn.BatchNorm2d(channels))
@@ -254,7 +238,7 @@ def build_features(
             transition_drop = drop_rate if dropout == "paper" else 0.0
             features.add_module(f"transition{i}", Transition(channels, kept, pool, drop_rate=transition_drop))
             channels = kept
-        block = DenseBlock(channels, num_layers, growth_rate, partial(make_layer, dilation=dilation), memory=memory)
+        block = DenseBlock(channels, num_layers, growth_rate, partial(make_layer, dilation=dilation))
         features.add_module(f"denseblock{i + 1}", block)
         channels = block.out_channels
     return features

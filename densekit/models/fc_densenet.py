@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-import torch
 from torch import Tensor, nn
 
 from densekit.blocks import BasicLayer, DenseBlock, Transition, init_he_uniform_, radius
@@ -30,7 +29,6 @@ class FCDenseNet(nn.Module):
         num_layers: layers of each block, one number for all or 2 num_pools + 1 of them, top to bottom to top.
         drop_rate: element-wise dropout after every convolution but the first and the last, 0..1.
         mean, std: per channel, subtracted from and divided into the image in 0..1; they are part of the model.
-        memory: training memory policy of the dense blocks, see `DenseBlock`.
 
     Shapes: (B, in_channels, H, W) in 0..1 -> logits (B, num_classes, H, W); H and W at least 2 ** num_pools.
 
@@ -57,7 +55,6 @@ class FCDenseNet(nn.Module):
         drop_rate: float = 0.2,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        memory: str = "speed",
     ) -> None:
         super().__init__()
         counts = [num_layers] * (2 * num_pools + 1) if isinstance(num_layers, int) else list(num_layers)
@@ -75,7 +72,6 @@ class FCDenseNet(nn.Module):
                 layers,
                 growth_rate,
                 lambda c: BasicLayer(c, growth_rate, bias=True, drop_rate=drop_rate),
-                memory=memory,
             )
 
         self.conv0 = nn.Conv2d(in_channels, num_init_features, 3, padding=1)
@@ -123,13 +119,10 @@ class FCDenseNet(nn.Module):
             x = block(x)
             skips.append(x)
             x = transition(x)
-        x = self.bottleneck(x)[:, x.shape[1] :]
-        for i, (transition, block) in enumerate(zip(self.transitions_up, self.up_blocks, strict=True)):
+        x = self.bottleneck(x, only_new=True)
+        for transition, block in zip(self.transitions_up, self.up_blocks, strict=True):
             skip = skips.pop()
-            stack = torch.cat([crop_to(transition(x), skip), skip], dim=1)
-            x = block(stack)
-            if i + 1 < len(self.up_blocks):
-                x = x[:, stack.shape[1] :]
+            x = block(crop_to(transition(x), skip), skip, only_new=bool(skips))
         return self.classifier(x)
 
 

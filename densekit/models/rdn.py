@@ -27,7 +27,6 @@ class RDN(nn.Module):
         upsampler: "pixelshuffle" as in the paper; "pixelshuffledirect", one convolution and shuffle, for small nets.
         bicubic_skip: adds the bicubic enlargement of the input to the output, so that the network learns the
             difference only (VDSR's residual). Not in the paper; its effect was not measured here.
-        memory: training memory policy of the dense blocks, see `DenseBlock`.
 
     Shapes: (B, in_channels, H, W) in 0..1 -> (B, out_channels, scale H, scale W), not clamped.
 
@@ -51,7 +50,6 @@ class RDN(nn.Module):
         growth_rate: int = 64,
         upsampler: str = "pixelshuffle",
         bicubic_skip: bool = False,
-        memory: str = "speed",
     ) -> None:
         super().__init__()
         if upsampler not in ("pixelshuffle", "pixelshuffledirect"):
@@ -62,7 +60,7 @@ class RDN(nn.Module):
         self.sfe1 = nn.Conv2d(in_channels, num_features, 3, padding=1)
         self.sfe2 = nn.Conv2d(num_features, num_features, 3, padding=1)
         self.blocks = nn.ModuleList(
-            ResidualDenseBlock(num_features, num_layers, growth_rate, memory=memory) for _ in range(num_blocks)
+            ResidualDenseBlock(num_features, num_layers, growth_rate) for _ in range(num_blocks)
         )
         self.gff = nn.Sequential(
             nn.Conv2d(num_blocks * num_features, num_features, 1),

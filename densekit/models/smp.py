@@ -66,7 +66,6 @@ class EncoderDecoder(nn.Module):
         growth_rate, block_config, num_init_features: of the encoder, where they are to differ from its name's.
         drop_rate: share of the encoder's activations set to zero in training, 0..1.
         mean, std: per channel, subtracted from and divided into the image in 0..1; they are part of the model.
-        memory: training memory policy of the dense blocks, see `DenseBlock`.
 
     Shapes: (B, in_channels, H, W) in 0..1 -> logits (B, num_classes, H, W), any H and W: the image is continued at the
     bottom and right by its last row and column to multiples of `multiple_of`, the logits are cropped back.
@@ -101,7 +100,6 @@ class EncoderDecoder(nn.Module):
         drop_rate: float = 0.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        memory: str = "speed",
     ) -> None:
         super().__init__()
         if decoder not in DECODERS:
@@ -117,7 +115,7 @@ class EncoderDecoder(nn.Module):
         own = {"growth_rate": growth_rate, "block_config": block_config, "num_init_features": num_init_features}
         given = {key: value for key, value in own.items() if value is not None}
         arguments: dict[str, Any] = encoder_arguments(encoder) | given
-        make_encoder = partial(SmpEncoder, **arguments, in_channels=in_channels, drop_rate=drop_rate, memory=memory)
+        make_encoder = partial(SmpEncoder, **arguments, in_channels=in_channels, drop_rate=drop_rate)
         width = {} if decoder_channels is None else {kind.channels: decoder_channels}
         net = create_smp(kind, make_encoder, stride, in_channels=in_channels, classes=num_classes, **width)
         self.encoder, self.decoder, self.segmentation_head = net.encoder, net.decoder, net.segmentation_head

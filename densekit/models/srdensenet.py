@@ -19,11 +19,11 @@ class SRDenseBlock(nn.Module):
     Shapes: (B, in_channels, H, W) -> (B, num_layers growth_rate, H, W), its new maps only.
     """
 
-    def __init__(self, in_channels: int, num_layers: int, growth_rate: int, *, memory: str = "speed") -> None:
+    def __init__(self, in_channels: int, num_layers: int, growth_rate: int) -> None:
         super().__init__()
         self.first = ConvLayer(in_channels, growth_rate)
         self.dense = DenseBlock(
-            growth_rate, num_layers - 1, growth_rate, lambda channels: ConvLayer(channels, growth_rate), memory=memory
+            growth_rate, num_layers - 1, growth_rate, lambda channels: ConvLayer(channels, growth_rate)
         )
         self.radius = self.first.radius + sum(layer_radii(self.dense))
 
@@ -49,7 +49,6 @@ class SRDenseNet(nn.Module):
         bottleneck_activation: whether a ReLU follows that 1x1 convolution.
         deconv_size: kernel of the transposed convolutions, at least their stride.
         tail_bias: whether bottleneck, transposed convolutions and reconstruction have biases.
-        memory: training memory policy of the dense blocks, see `DenseBlock`.
 
     Shapes: (B, in_channels, H, W) in 0..1 -> (B, out_channels, scale H, scale W), not clamped.
 
@@ -75,7 +74,6 @@ class SRDenseNet(nn.Module):
         bottleneck_activation: bool = True,
         deconv_size: int = 3,
         tail_bias: bool = True,
-        memory: str = "speed",
     ) -> None:
         super().__init__()
         self.scale = scale
@@ -86,8 +84,7 @@ class SRDenseNet(nn.Module):
             num_features,
             num_blocks,
             num_layers * growth_rate,
-            lambda channels: SRDenseBlock(channels, num_layers, growth_rate, memory=memory),
-            memory=memory,
+            lambda channels: SRDenseBlock(channels, num_layers, growth_rate),
         )
         self.bottleneck = nn.Conv2d(self.blocks.out_channels, bottleneck_features, 1, bias=tail_bias)
         self.deconvs = nn.ModuleList()

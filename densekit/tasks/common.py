@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,11 @@ def check_network(config: Config, scale: int, out_channels: int) -> None:
             f"model {name}: makes {found} of a crop (1, 3, {size}, {size}), but task {config.task} needs {wanted}; "
             "choose another network or other arguments"
         )
+
+
+def rebuilding(config: Config) -> dict[str, Any]:
+    """Returns the arguments with which a checkpoint rebuilds the network; how it spends training memory is none."""
+    return {key: value for key, value in config.model.kwargs.items() if key != "memory"}
 
 
 def new_model(config: Config) -> nn.Module:

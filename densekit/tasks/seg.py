@@ -24,7 +24,16 @@ from densekit.losses import IGNORE, segmentation_loss
 from densekit.metrics import ConfusionMatrix, check_camvid_split, seg_protocol
 from densekit.tasks import Sample
 from densekit.tasks.adversary import Adversary
-from densekit.tasks.common import batches, check_network, fingerprint, new_model, scored_on, sources, trained_on
+from densekit.tasks.common import (
+    batches,
+    check_network,
+    fingerprint,
+    new_model,
+    rebuilding,
+    scored_on,
+    sources,
+    trained_on,
+)
 
 
 class Segmentation:
@@ -125,7 +134,7 @@ class Segmentation:
         return Card(
             task="seg",
             model=config.model.name,
-            arguments=config.model.kwargs,
+            arguments=rebuilding(config),
             classes=tuple(config.data.classes),
             palette=tuple((r, g, b) for r, g, b in config.data.palette),
             step=step,

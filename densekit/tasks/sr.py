@@ -24,7 +24,16 @@ from densekit.losses import Loss, Perceptual, super_resolution_loss
 from densekit.metrics import psnr
 from densekit.tasks import Sample
 from densekit.tasks.adversary import Adversary
-from densekit.tasks.common import batches, check_network, fingerprint, new_model, scored_on, sources, trained_on
+from densekit.tasks.common import (
+    batches,
+    check_network,
+    fingerprint,
+    new_model,
+    rebuilding,
+    scored_on,
+    sources,
+    trained_on,
+)
 
 
 class SuperResolution:
@@ -136,7 +145,7 @@ class SuperResolution:
         return Card(
             task="sr",
             model=config.model.name,
-            arguments=config.model.kwargs,
+            arguments=rebuilding(config),
             step=step,
             metrics={**metrics, "protocol": self.protocol, "data": scored} if metrics else {},
             data=data,

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from densekit import ranks
-from densekit.blocks import RRDB, DenseBlock, ResidualDenseBlock
+from densekit.blocks import RRDB, DenseBlock, ResidualDenseBlock, has_budget
 from densekit.blocks.norms import batch_norms
 from densekit.errors import ConfigError, DeviceError
 
@@ -63,9 +63,17 @@ def shard(net: nn.Module, device: str, *copies: nn.Module) -> None:
         net: on `device`; its weights become contiguous, for FSDP knows no other layout.
         device: "cpu", "cuda", ...
         copies: of `net`, its average, say; they get the same parts, and compute only inside `whole`.
+
+    Raises:
+        ConfigError: a memory budget.
     """
     if ranks.count() == 1:
         return
+    if has_budget(net):
+        raise ConfigError(
+            "model.memory: what a network in parts keeps cannot be counted; with train.parallel=fsdp name a policy: "
+            "balanced, lean or min"
+        )
     assert dist.group.WORLD is not None
     mesh = DeviceMesh.from_group(dist.group.WORLD, torch.device(device).type)
     net.to(memory_format=torch.contiguous_format)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import signal
 import time
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_done(run, m
         "error: train.trackers: wandb is not installed; run: pip install 'densekit[wandb]', or leave it out"
     ]
     assert not Path("runs").exists()
+
+
+def test_a_memory_budget_says_once_how_it_is_spent_and_is_not_part_of_the_weights(run):
+    result = run("seg", "train", "street.yaml", "model.memory=130KiB", "train.total_steps=2", "--device", "cpu")
+    assert result.code == 0, result.err
+    said = [line for line in result.err if line.startswith("memory=130KiB: ")]
+    assert len(said) == 1
+    assert re.search(r" (balanced|lean|min).*: \d+\.\d MiB of activations expected at 1x3x16x16$", said[0])
+    assert "memory" not in read_card("runs/street/last.safetensors").arguments
+
+
+def test_a_memory_budget_that_nothing_fits_says_what_would(run):
+    result = run("seg", "train", "street.yaml", "model.memory=10kB", "--device", "cpu")
+    assert (result.code, result.out) == (2, [])
+    assert result.err[-1].startswith("error: memory='10kB': even 'min' keeps ")
+    assert result.err[-1].endswith("raise the budget, or lower the batch (train.batch_size) or crop (train.crop_size)")
 
 
 def test_segmentation_trains_with_the_same_words(run):

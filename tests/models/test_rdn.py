@@ -78,7 +78,8 @@ def test_the_skip_adds_the_benchmarks_bicubic_enlargement(scale):
         ),
         (
             {"memory": "sped"},
-            "memory='sped': not a memory policy; did you mean 'speed'? (known: speed, balanced, lean)",
+            "memory='sped': neither a memory policy nor a budget; did you mean 'speed'? (known: speed, balanced, lean, "
+            "min; budgets: 2GiB, 800MB)",
         ),
     ],
 )
