@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import sys
@@ -50,7 +51,7 @@ def activation_bytes_per_pixel(module: nn.Module, in_channels: int = 3) -> float
     The module runs once on a tiny input, on its own device and in its own type and mode, without gradients. Parameters
     are not counted, nor is what a kernel allocates inside itself.
     """
-    weight = next(module.parameters())
+    weight = next(itertools.chain(module.parameters(), module.buffers()))
     multiple_of = getattr(module, "multiple_of", 1)
     size = -(-max(32, getattr(module, "min_size", 1)) // multiple_of) * multiple_of
     owned = [*module.parameters(), *module.buffers()]
@@ -77,7 +78,9 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+            if not isinstance(tensor, Tensor) or tensor.is_mkldnn:  # weights packed once, without a storage to ask
+                continue
+            if (storage := tensor.untyped_storage()) not in self.known:
                 self.known.add(storage)
                 self._add(storage.nbytes())
                 weakref.finalize(storage, self._add, -storage.nbytes()).atexit = False

@@ -310,7 +310,7 @@ def test_what_was_prepared_can_be_trained_on(tmp_path, program):
     np.testing.assert_array_equal(task.val[0][0], read_image(val / "x2" / "0801x2.png").pixels)
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "/tmp/out.txt", "a/../../out.txt", "C:\\out.txt", "a\\..\\out.txt"])
+@pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt", "C:\\out.txt", "a\\..\\out.txt"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_an_archive_that_would_write_elsewhere_is_refused_whole(tmp_path, name, kind):
     archive = tmp_path / f"bad.{kind}"

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from densekit.blocks import BasicLayer, BottleneckLayer, Chain, DenseBlock, Transition, init_densenet_, radius
 from densekit.blocks.layers import check_dropout, layer_radii
 from densekit.errors import ConfigError
+from densekit.models.network import Network
 from densekit.models.statistics import register_statistics
 
 
-class DenseNet(nn.Module):
+class DenseNet(Network):
     """DenseNet classifier: features, ReLU, global average pool, linear layer.
 
     DenseNet-121 is the default. State dicts of torchvision and timm load as they are.
@@ -94,7 +95,7 @@ class DenseNet(nn.Module):
         return self.classifier(x.flatten(1))
 
 
-class DenseNetEncoder(nn.Module):
+class DenseNetEncoder(Network):
     """DenseNet without its classifier: the feature maps of the stages asked for.
 
     What no tap needs is not built, so every parameter gets a gradient; the keys that remain are the classifier's.

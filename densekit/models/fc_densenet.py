@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from densekit.blocks import BasicLayer, DenseBlock, Transition, init_he_uniform_, radius
 from densekit.blocks.layers import layer_radii
 from densekit.errors import ConfigError
+from densekit.models.network import Network
 from densekit.models.statistics import register_statistics
 
 
-class FCDenseNet(nn.Module):
+class FCDenseNet(Network):
     """Fully convolutional DenseNet: dense blocks down, a bottleneck block, dense blocks up with skips.
 
     FC-DenseNet 56 is the default; 67 is `growth_rate=16, num_layers=5`; 103 is `growth_rate=16,

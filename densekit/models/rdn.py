@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from densekit.blocks import BicubicSkip, PixelShuffleTail, ResidualDenseBlock, radius
 from densekit.blocks.layers import layer_radii
 from densekit.errors import ConfigError
+from densekit.models.network import Network
 
 
-class RDN(nn.Module):
+class RDN(Network):
     """Residual dense network: shallow features, D residual dense blocks, global fusion, sub-pixel upsampling.
 
     RDN B of the paper is the default; RDN A is `num_blocks=20, num_layers=6, growth_rate=32`.

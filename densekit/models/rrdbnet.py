@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from densekit.blocks import RRDB, init_he_normal_, radius
 from densekit.blocks.layers import layer_radii, leaky_relu
 from densekit.errors import ConfigError
+from densekit.models.network import Network
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(Network):
     """Residual in residual dense blocks between two convolutions, then nearest-neighbour upsampling and convolutions.
 
     ESRGAN's network is the default; `num_blocks=6` is Real-ESRGAN's for anime.

@@ -16,6 +16,7 @@ from densekit.blocks import init_densenet_, radius
 from densekit.errors import ConfigError, suggest
 from densekit.models import MODELS
 from densekit.models.densenet import DenseNetEncoder
+from densekit.models.network import Network
 from densekit.models.statistics import register_statistics
 
 
@@ -50,7 +51,7 @@ DECODERS: dict[str, Decoder] = {
 }
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Network):
     """A segmentation network: a DenseNet encoder of ours, and a decoder and head of SMP.
 
     Its parameters have the names of SMP's own networks with torchvision's DenseNets, whose weights fit. The features

@@ -11,6 +11,7 @@ from densekit.blocks import ConvLayer, DenseBlock, init_he_normal_, radius
 from densekit.blocks.layers import layer_radii
 from densekit.blocks.upsample import shuffle_stages
 from densekit.errors import ConfigError
+from densekit.models.network import Network
 
 
 class SRDenseBlock(nn.Module):
@@ -31,7 +32,7 @@ class SRDenseBlock(nn.Module):
         return self.dense(self.first(x))
 
 
-class SRDenseNet(nn.Module):
+class SRDenseNet(Network):
     """SRDenseNet, variant "All": every block sees the low-level features and the outputs of all blocks before it.
 
     The network of the paper is the default, with the biases of yjn870/SRDenseNet-pytorch (2,659,585 parameters);

@@ -59,14 +59,25 @@ def choose_precision(name: str, device: torch.device, task: str) -> str:
 
 
 class Runner:
-    """A network on its device, in its precision, whose results are all finite."""
+    """A network on its device, in its precision, whose results are all finite.
+
+    It is optimised at its first run; what changes its weights afterwards has no effect.
+    """
 
     def __init__(self, net: nn.Module, device: torch.device, precision: str, in_channels: int) -> None:
-        self.net = optimize(net).to(device)
-        dtype = PRECISIONS[precision]
-        self._fast = None if dtype == torch.float32 else copy.deepcopy(self.net).to(dtype)
-        self._device, self._dtype, self._precision = device, dtype, precision
+        self._net = net.to(device).eval().requires_grad_(False)
+        self._device, self._dtype, self._precision = device, PRECISIONS[precision], precision
         self._in_channels = in_channels
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The network in fp32."""
+        return optimize(self._net)
+
+    @cached_property
+    def _fast(self) -> nn.Module | None:
+        """The network in a lower precision."""
+        return None if self._dtype == torch.float32 else copy.deepcopy(self.net).to(self._dtype)
 
     @cached_property
     def bytes_per_pixel(self) -> float:

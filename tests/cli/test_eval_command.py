@@ -195,6 +195,17 @@ def test_every_json_line_of_a_segmentation_says_its_bn_mode(run, masked, tiny_se
     assert len(whole["per_class"]["iou"]) == len(whole["classes"]) == 3
 
 
+def test_a_temperature_is_fitted_on_held_out_pictures_and_said(run, masked, tiny_seg):
+    others = write_masked(Path("others"), seed=9)
+    words = ["-m", tiny_seg, "--images", masked / "images", "--masks", masked / "masks"]
+    result = run("seg", "eval", *words, "--held-out", others / "images", others / "masks")
+    assert result.code == 0
+    assert re.search(r"  ece 0\.\d{4}  tempered ece 0\.\d{4}  ", result.out[0], re.IGNORECASE)
+    result = run("seg", "eval", *words, "--held-out", masked / "images", masked / "masks")
+    assert (result.code, result.out) == (2, [])
+    assert result.err[-1].endswith("images: the pictures that are scored; fit the temperature on others")
+
+
 def test_batch_statistics_warn_that_a_result_depends_on_its_neighbours(run, masked, tiny_seg):
     words = ["-m", tiny_seg, "--images", masked / "images", "--masks", masked / "masks", "--bn", "batch"]
     result = run("seg", "eval", *words, "--batch-size", "3")

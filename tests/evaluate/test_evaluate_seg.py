@@ -15,6 +15,7 @@ from densekit.checkpoint import load_model, save_model
 from densekit.errors import ConfigError, DataError
 from densekit.evaluate import evaluate_seg
 from densekit.image import Picture, read_image, read_mask, write_image, write_mask
+from densekit.predict.segment import Segmenter
 from tests.training_data import make_picture
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -122,11 +123,12 @@ def test_a_temperature_fitted_on_other_pictures_calibrates_a_model_that_is_too_s
             ids = segmenter.predict(path)
             wrong = rng.random(ids.shape) < 0.3
             write_mask(masks / path.name, np.where(wrong, (ids + 1) % 3, ids).astype(np.uint8))
-    sure = copy.deepcopy(segmenter)
-    last = [module for module in sure.net.modules() if isinstance(module, nn.Conv2d)][-1]
+    net = copy.deepcopy(segmenter.net)
+    last = [module for module in net.modules() if isinstance(module, nn.Conv2d)][-1]
     with torch.no_grad():
         last.weight *= 50
         last.bias *= 50
+    sure = Segmenter(net, segmenter.card)
     evaluation = evaluate_seg(sure, *data, held_out=(others, labels))
     value, where = evaluation.conditions["temperature"].split(", fitted on ")
     assert (float(value) > 2, where) == (True, str(others))

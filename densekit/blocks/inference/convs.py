@@ -1,0 +1,134 @@
+"""Convolutions with what precedes and follows them, by the fastest operator of the device."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from densekit.blocks.inference.planned import Planned, affine
+
+LANES = 8  # float32 numbers in a vector register of AVX2
+
+
+class PlannedConv(Planned):
+    """A convolution, with the batch norm behind it folded in, and a ReLU or leaky ReLU.
+
+    On CPUs it runs as one operator of oneDNN, on weights in the layout that oneDNN likes best.
+
+    Args:
+        weight: (C', C / groups, k, k).
+        bias: (C',) or None.
+        like: the convolution whose type, stride, padding, dilation and groups it has.
+        norm: of the convolution's result.
+        slope: of a leaky ReLU at the end, 0 for a ReLU; None where there is none.
+        is_part: whether it is a part of a sum, to which others are added in place.
+
+    Shapes: as the convolution's; on CPUs channels last, or a slice of maps that are.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        like: nn.Conv2d,
+        *,
+        norm: nn.BatchNorm2d | None = None,
+        slope: float | None = None,
+        is_part: bool = False,
+    ) -> None:
+        super().__init__()
+        dtype, weight = like.weight.dtype, weight.detach().double()
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
+        if norm is not None:
+            scale, shift = affine(norm)
+            weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
+        self.register_buffer("weight", weight.to(dtype).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias.to(dtype))
+        self.stride, self.padding, self.dilation = (
+            [int(number) for number in pair] for pair in (like.stride, like.padding, like.dilation)
+        )
+        self.groups, self.slope = like.groups, slope
+        # Twelve maps take oneDNN 1.4 times as long as sixteen do (AVX2, 3x3).
+        self.spare = -len(weight) % LANES if like.groups == 1 and not is_part else 0
+        self._packed: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, *, norm: nn.BatchNorm2d | None = None, slope: float | None = None) -> PlannedConv:
+        """Returns the planned form of a convolution."""
+        return cls(conv.weight, conv.bias, conv, norm=norm, slope=slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not uses_onednn(x):
+            return self._activated(self._plain(x))
+        x = x.contiguous(memory_format=torch.channels_last)
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, *self._constants(x, self.spare), *self._geometry, *self._activation, ""
+        )
+        y = y.contiguous(memory_format=torch.channels_last)  # a single map may come in any layout, and so go out
+        return y[:, : len(self.bias)] if self.spare else y
+
+    def add_to(self, total: Tensor, x: Tensor) -> Tensor:
+        """Adds the convolution of `x` to `total` in place, then applies the activation; returns `total`."""
+        if not uses_onednn(x):
+            return self._activated(total.add_(self._plain(x)))
+        x = x.contiguous(memory_format=torch.channels_last)
+        is_relu = self.slope == 0.0  # the one activation that oneDNN applies to a sum
+        torch.ops.mkldnn._convolution_pointwise_.binary(
+            total, x, *self._constants(x), *self._geometry, "add", 1.0, "relu" if is_relu else None, [], ""
+        )
+        return total if is_relu else self._activated(total)
+
+    @property
+    def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        return self.padding, self.stride, self.dilation, self.groups
+
+    @property
+    def _activation(self) -> tuple[str, list[float]]:
+        """The activation as oneDNN's operators name it."""
+        if self.slope is None:
+            return "none", []
+        return ("leaky_relu", [self.slope]) if self.slope else ("relu", [])
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _activated(self, x: Tensor) -> Tensor:
+        return x if self.slope is None else F.leaky_relu_(x, self.slope) if self.slope else F.relu_(x)
+
+    def _constants(self, x: Tensor, spare: int = 0) -> tuple[Tensor, Tensor]:
+        """Returns weights as oneDNN wants them, and bias, for `spare` maps more; worked out at the first call."""
+        if self._packed is None:
+            weight = F.pad(self.weight.contiguous(), (0, 0) * 3 + (0, spare))
+            packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, list(x.shape))
+            self._packed = packed, F.pad(self.bias, (0, spare))
+        return self._packed
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PlannedConv:
+        self._packed = None
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}  # it can be neither copied nor pickled
+
+
+def uses_onednn(x: Tensor) -> bool:
+    """Says whether torch's fused oneDNN operators run on such maps."""
+    return x.device.type == "cpu" and x.dtype in onednn_types()
+
+
+@cache
+def onednn_types() -> tuple[torch.dtype, ...]:
+    """Returns the types that the operators take on this CPU; none without them: they are not public in torch."""
+    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    is_there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not (is_there and all(hasattr(torch.ops.mkldnn, name) for name in names)):
+        return ()
+    knows_bf16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)()
+    return (torch.float32, torch.bfloat16) if knows_bf16 else (torch.float32,)

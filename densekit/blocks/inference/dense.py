@@ -1,0 +1,238 @@
+"""Dense blocks for prediction.
+
+Where a norm and a ReLU precede the convolution, as in DenseNet and FC-DenseNet, every layer reads all maps anyway: they
+lie in one buffer, channels last, and each layer writes its own slice. Where the activation follows the convolution, as
+in RDN, RRDBNet and SRDenseNet, nothing is put together at all: a convolution of many maps is the sum of the
+convolutions of the parts they came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from densekit.blocks.dense import DenseBlock
+from densekit.blocks.inference.convs import PlannedConv
+from densekit.blocks.inference.planned import Planned, affine, is_affine, per_map
+from densekit.blocks.kernels import bottleneck_forward
+from densekit.blocks.layers import BasicLayer, BottleneckLayer, ConvLayer
+from densekit.blocks.residual import ResidualDenseBlock
+
+
+class Rectified(Planned):
+    """relu(norm(x)), in one pass as a clamp where a 1x1 convolution follows, which takes the rest over.
+
+    For a > 0, relu(a x + b) = a max(x, -b / a) + b; for a < 0, a min(x, -b / a) + b. Only a 1x1 convolution can take
+    a and b over: a larger one pads with the zeros of what follows the ReLU.
+
+    Args:
+        norm: in evaluation.
+        like: of the type of the maps.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d, like: Tensor) -> None:
+        super().__init__()
+        a, b = affine(norm)
+        edge = (-b / a).to(like.dtype).double()
+        constant = ~edge.isfinite()  # a is nothing, or so little that relu(b) is all there is
+        self.scale = torch.where(constant, 0.0, a)
+        self.shift = torch.where(constant, b.clamp(min=0), b)
+        low = torch.where(constant, 0.0, torch.where(a > 0, edge, -torch.inf))
+        high = torch.where(constant, 0.0, torch.where(a < 0, edge, torch.inf))
+        self.register_buffer("low", per_map(low, like))
+        self.register_buffer("high", per_map(high, like))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, self.low, self.high)
+
+    def taken_over_by(self, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+        """Returns weight and bias of the 1x1 convolution that reads the clamped maps as `conv` reads the others."""
+        weight = conv.weight.detach().double()
+        bias = (weight * self.shift.view(1, -1, 1, 1)).sum((1, 2, 3))
+        if conv.bias is not None:
+            bias = bias + conv.bias.detach().double()
+        return weight * self.scale.view(1, -1, 1, 1), bias
+
+
+class Activated(Planned):
+    """relu(norm(x)), for convolutions of any size."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale, shift = affine(norm)
+        like = norm.running_mean
+        assert like is not None
+        self.register_buffer("scale", per_map(scale, like))
+        self.register_buffer("shift", per_map(shift, like))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale).relu_()
+
+
+class PlannedLayer(nn.Sequential):
+    """A layer that reads the maps before it in a block's buffer and writes its own behind them."""
+
+    def into(self, buffer: Tensor, end: int) -> None:
+        """Fills the channels of `buffer` behind the first `end`, which it reads."""
+        made = self(buffer[:, :end])
+        buffer[:, end : end + made.shape[1]] = made
+
+
+class KernelLayer(Planned):
+    """A bottleneck layer by the kernels for GPUs, where they are faster than torch's operators."""
+
+    weight1: Tensor
+    weight2: Tensor
+
+    def __init__(self, layer: BottleneckLayer) -> None:
+        super().__init__()
+        scale, shift = affine(layer.norm2)
+        # In float32 whatever type the network is cast to: the kernels compute the norms so.
+        self.vectors = [vector.float().contiguous() for vector in (*affine(layer.norm1), shift)]
+        weight = layer.conv1.weight.detach()
+        self.register_buffer("weight1", (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype))
+        self.register_buffer("weight2", layer.conv2.weight.detach().contiguous(memory_format=torch.channels_last))
+        self.dilation = int(layer.conv2.dilation[0])
+
+    def into(self, buffer: Tensor, end: int) -> None:
+        """Fills the channels of `buffer` behind the first `end`, which it reads."""
+        a, b, bias = self.vectors
+        made = buffer[:, end : end + len(self.weight2)]
+        bottleneck_forward(buffer, end, a, b, self.weight1, bias, self.weight2, self.dilation, made)
+
+
+def planned_layer(layer: nn.Module) -> PlannedLayer | KernelLayer | None:
+    """Returns the planned form of a layer that begins with a norm; None for another kind of layer or norm."""
+    if type(layer) is BottleneckLayer and is_affine(layer.norm1) and is_affine(layer.norm2):
+        if layer.conv1.weight.is_cuda:
+            return KernelLayer(layer)
+        rectified = Rectified(layer.norm1, layer.conv1.weight)
+        weight, bias = rectified.taken_over_by(layer.conv1)
+        reduce = PlannedConv(weight, bias, layer.conv1, norm=layer.norm2, slope=0.0)
+        return PlannedLayer(rectified, reduce, PlannedConv.of(layer.conv2))
+    if type(layer) is BasicLayer and is_affine(layer.norm1):
+        return PlannedLayer(Activated(layer.norm1), PlannedConv.of(layer.conv1))
+    return None
+
+
+class BufferedBlock(Planned):
+    """A dense block of layers that begin with a norm: one buffer, slices written in place.
+
+    Shapes: as the block's.
+    """
+
+    def __init__(self, block: DenseBlock, layers: Sequence[PlannedLayer | KernelLayer]) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.growth_rate = block.in_channels, block.out_channels, block.growth_rate
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, *inputs: Tensor, only_new: bool = False) -> Tensor:
+        x = inputs[0]
+        shape = (x.shape[0], self.out_channels, *x.shape[2:])
+        buffer = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        torch.cat(inputs, dim=1, out=buffer[:, : self.in_channels])
+        end = self.in_channels
+        for layer in self.layers:
+            assert isinstance(layer, PlannedLayer | KernelLayer)
+            layer.into(buffer, end)
+            end += self.growth_rate
+        return buffer[:, self.in_channels :] if only_new else buffer
+
+
+class SplitConv(Planned):
+    """A convolution of maps that come in parts, as the sum of its parts.
+
+    Args:
+        conv: of all maps.
+        sizes: channels of each part.
+        slope: as in `PlannedConv`.
+        scale: factor on the result, before the activation.
+    """
+
+    def __init__(
+        self, conv: nn.Conv2d, sizes: Sequence[int], *, slope: float | None = None, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        weights = torch.split(conv.weight.detach() * scale, list(sizes), dim=1)
+        bias = None if conv.bias is None else conv.bias.detach() * scale
+        last = len(weights) - 1
+        self.parts = nn.ModuleList(
+            PlannedConv(weight, None if i else bias, conv, slope=slope if i == last else None, is_part=True)
+            for i, weight in enumerate(weights)
+        )
+
+    def forward(self, inputs: Sequence[Tensor], total: Tensor | None = None) -> Tensor:
+        """Returns the convolution of the parts, added to `total`, in place, if there is one."""
+        for part, x in zip(self.parts, inputs, strict=True):
+            assert isinstance(part, PlannedConv)
+            total = part(x) if total is None else part.add_to(total, x)
+        assert total is not None
+        return total
+
+
+class SplitBlock(Planned):
+    """A dense block of convolutions followed by a ReLU, whose maps are never put together between its layers.
+
+    Shapes: as the block's.
+    """
+
+    def __init__(self, block: DenseBlock) -> None:
+        super().__init__()
+        self.in_channels, self.growth_rate = block.in_channels, block.growth_rate
+        self.layers = nn.ModuleList(
+            SplitConv(layer.conv, self.sizes(i), slope=layer.stages()[0].slope)
+            for i, layer in enumerate(conv_layers(block))
+        )
+
+    def sizes(self, number: int) -> list[int]:
+        """Returns the channels of the parts that layer `number` reads."""
+        return [self.in_channels, *[self.growth_rate] * number]
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """Returns the block's input and what each layer makes."""
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(features))
+        return features
+
+    def forward(self, *inputs: Tensor, only_new: bool = False) -> Tensor:
+        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+        return torch.cat(self.parts(x)[only_new:], dim=1)
+
+
+class SplitResidual(Planned):
+    """A residual dense block whose maps are never put together; the fusion adds to the input.
+
+    Shapes: as the block's.
+    """
+
+    def __init__(self, block: ResidualDenseBlock) -> None:
+        super().__init__()
+        self.dense = SplitBlock(block.dense)
+        sizes = self.dense.sizes(len(self.dense.layers))
+        self.fusion = SplitConv(block.fusion, sizes, scale=block.residual_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.channels_last)
+        return self.fusion(self.dense.parts(x), total)
+
+
+def conv_layers(block: DenseBlock) -> Iterator[ConvLayer]:
+    """Yields the layers of a block that are convolutions with a ReLU behind, and stops at another kind."""
+    for layer in block.children():
+        if type(layer) is not ConvLayer or not layer.stages():
+            return
+        yield layer
+
+
+def can_split(block: DenseBlock) -> bool:
+    """Says whether `SplitBlock` and `SplitResidual` know the layers of a block."""
+    return len(list(conv_layers(block))) == len(list(block.children()))

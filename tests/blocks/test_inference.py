@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from densekit import create_encoder, create_model
+from densekit.blocks import BasicLayer, BottleneckLayer, ConvLayer, DenseBlock, ResidualDenseBlock, optimize
+from densekit.blocks.inference import convs
+from densekit.blocks.inference.dense import BufferedBlock, KernelLayer, SplitBlock
+from densekit.blocks.layers import leaky_relu
+from densekit.errors import ConfigError
+
+NETWORKS = {
+    "densenet": {"block_config": (2, 3), "growth_rate": 8, "num_classes": 4},
+    "densenet without bottleneck": {"depth": 10, "growth_rate": 4, "bn_size": None, "stem": "cifar", "num_classes": 4},
+    "fc_densenet": {"num_classes": 3, "num_pools": 2, "num_layers": 2, "growth_rate": 4},
+    "rdn": {"scale": 2, "num_blocks": 2, "num_layers": 3, "growth_rate": 8, "num_features": 8},
+    "rrdbnet": {"scale": 4, "num_blocks": 1, "num_features": 8, "growth_rate": 4},
+    "srdensenet": {"num_blocks": 2, "num_layers": 3, "growth_rate": 4, "num_features": 16},
+}
+
+
+def shaken(net):
+    """Weights and statistics so random that no norm is the identity and no map is always off."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(-1.5, 1.5)
+                module.bias.normal_(0, 0.3)
+    return net.eval()
+
+
+def built(name):
+    torch.manual_seed(0)
+    return shaken(create_model(name.split()[0], **NETWORKS[name]))
+
+
+def relative(found, expected):
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("size", [(1, 32, 32), (2, 33, 47), (1, 16, 20)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_gives_the_same_to_1e_5(name, size):
+    net = built(name)
+    ready = net.optimize()
+    x = torch.rand(size[0], 1 if name == "srdensenet" else 3, *size[1:])
+    assert relative(ready(x), net(x)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_in_float64_nothing_but_rounding_is_left(name):
+    net = built(name).double()
+    x = torch.rand(2, 1 if name == "srdensenet" else 3, 24, 28, dtype=torch.float64)
+    assert relative(optimize(net)(x), net(x)) <= 1e-12
+
+
+@pytest.mark.parametrize("taps", ["act", "raw"])
+@pytest.mark.parametrize("output_stride", [8, 32])
+def test_every_tap_of_an_encoder_gives_the_same(taps, output_stride):
+    net = shaken(
+        create_encoder(
+            "densenet",
+            block_config=(2, 2, 2),
+            growth_rate=8,
+            out_indices=(0, 1, 2, 3),
+            taps=taps,
+            output_stride=output_stride,
+            mean=(0.4, 0.5, 0.6),
+            std=(0.2, 0.3, 0.2),
+        )
+    )
+    x = torch.rand(1, 3, 48, 64)
+    found, expected = optimize(net)(x), net(x)
+    assert len(found) == len(expected) == 4
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        assert relative(a, b) <= 1e-5
+
+
+def test_a_decoder_of_another_library_gives_the_same():
+    torch.manual_seed(0)
+    net = shaken(create_model("unet", encoder="densenet121", num_classes=2))
+    x = torch.rand(1, 3, 32, 64)
+    assert relative(optimize(net)(x), net(x)) <= 1e-5
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12)),
+    layers=st.integers(1, 4),
+    growth_rate=st.integers(1, 9),
+    kind=st.sampled_from(["bottleneck", "dilated", "basic", "conv", "leaky"]),
+    only_new=st.booleans(),
+)
+def test_any_block_of_any_size_gives_the_same(shape, layers, growth_rate, kind, only_new):
+    make = {
+        "bottleneck": lambda c: BottleneckLayer(c, growth_rate),
+        "dilated": lambda c: BottleneckLayer(c, growth_rate, dilation=2),
+        "basic": lambda c: BasicLayer(c, growth_rate, bias=True),
+        "conv": lambda c: ConvLayer(c, growth_rate),
+        "leaky": lambda c: ConvLayer(c, growth_rate, leaky_relu),
+    }[kind]
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        block = shaken(DenseBlock(shape[1], layers, growth_rate, make))
+        ready = optimize(block)
+        assert type(ready) is (SplitBlock if kind in ("conv", "leaky") else BufferedBlock)
+        x = torch.randn(shape)
+        expected = block(x, only_new=only_new)
+        torch.testing.assert_close(ready(x, only_new=only_new), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_layer_for_gpus_gives_the_same_where_there_is_none():
+    block = shaken(DenseBlock(5, 3, 4, lambda c: BottleneckLayer(c, 4, dilation=2)))
+    ready = BufferedBlock(block, [KernelLayer(layer) for layer in block.children()])
+    x = torch.randn(2, 5, 9, 7)
+    torch.testing.assert_close(ready(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_on_a_gpu_a_network_gives_the_same(dtype):
+    net = built("densenet").cuda()
+    x = torch.rand(2, 3, 64, 64, device="cuda")
+    assert relative(optimize(net).to(dtype)(x.to(dtype)).float(), net(x)) <= 0.05
+
+
+def test_several_inputs_are_put_together():
+    block = shaken(DenseBlock(7, 2, 4, lambda c: BasicLayer(c, 4)))
+    x, skip = torch.randn(1, 3, 6, 5), torch.randn(1, 4, 6, 5)
+    torch.testing.assert_close(optimize(block)(x, skip), block(x, skip), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, -0.0, 1e-30, -1e-30, 1e-45, -2.0, 3.0])
+@pytest.mark.parametrize("bias", [0.0, -1.0, 1.0, 1e-38])
+def test_a_norm_of_any_scale_before_a_1x1_convolution_gives_the_same(weight, bias):
+    torch.manual_seed(0)
+    block = DenseBlock(4, 1, 3, lambda c: BottleneckLayer(c, 3)).eval()
+    block.denselayer1.norm1.weight[1] = weight
+    block.denselayer1.norm1.bias[1] = bias
+    x = torch.randn(1, 4, 6, 6)
+    found = optimize(block)(x)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, block(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_network_itself_stays_as_it_is():
+    net = built("densenet")
+    before = copy.deepcopy(net.state_dict())
+    x = torch.rand(1, 3, 32, 32)
+    expected = net(x)
+    optimize(net).to(torch.bfloat16)
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert torch.equal(net(x), expected)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_what_is_ready_does_not_follow_the_weights_and_cannot_be_trained():
+    net = built("rdn")
+    ready = optimize(net)
+    x = torch.rand(1, 3, 8, 8)
+    before = ready(x)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    assert torch.equal(ready(x), before)
+    with pytest.raises(ConfigError, match="an optimised network cannot be trained"):
+        ready.train()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_can_be_cast_and_copied_after_it_has_run(name):
+    net = built(name)
+    ready = optimize(net)
+    x = torch.rand(1, 1 if name == "srdensenet" else 3, 32, 32)
+    expected = ready(x)
+    again = copy.deepcopy(ready)
+    assert torch.equal(again(x), expected)
+    low = again.to(torch.bfloat16)(x.to(torch.bfloat16))
+    assert low.dtype == torch.bfloat16
+    assert relative(low.float(), expected) <= 0.1
+    assert relative(again.to(torch.float32)(x), expected) <= 0.05  # the weights were rounded
+
+
+def test_without_onednns_operators_the_result_is_the_same(monkeypatch):
+    monkeypatch.setattr(convs, "onednn_types", tuple)
+    for name in NETWORKS:
+        net = built(name)
+        x = torch.rand(1, 1 if name == "srdensenet" else 3, 32, 32)
+        assert relative(optimize(net)(x), net(x)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["densenet", "fc_densenet"])
+def test_norms_without_running_statistics_take_the_batchs_as_before(name):
+    net = built(name)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = module.running_var = None
+    x = torch.rand(2, 3, 32, 32)
+    assert relative(optimize(net)(x), net(x)) <= 1e-4  # the statistics are sums of rounded maps
+
+
+def test_other_paddings_groups_and_strides_are_kept():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding="same"),
+        nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2, dilation=2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+    )
+    shaken(net)
+    x = torch.rand(2, 3, 13, 17)
+    torch.testing.assert_close(optimize(net)(x), net(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_residual_block_with_another_layer_runs_as_it_is():
+    def make_layer(channels):
+        layer = nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.GELU())
+        layer.radius = 1
+        return layer
+
+    block = ResidualDenseBlock(6, 2, 4, make_layer=make_layer)
+    x = torch.rand(1, 6, 9, 9)
+    torch.testing.assert_close(optimize(block.eval())(x), block(x), rtol=1e-5, atol=1e-6)
