@@ -145,6 +145,9 @@ class Ledger:
         make: Callable[[Tensor], Tensor] = methodcaller("to", self.device)
         device = next(net.parameters()).device
         if autocast_dtype(device) is not None:  # which overlooks meta tensors; fake ones take three times as long
+            # At its first backward pass autograd starts a thread for each device, and none can be forked from then on.
+            # Fake tensors look like a device, so that pass comes before them.
+            torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
             self.device, self.mode = device, (fake := FakeTensorMode(allow_non_fake_inputs=True))
             make = fake.from_tensor
         with self.mode:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -157,3 +159,23 @@ def test_under_autocast_its_types_are_counted(net):
         expected = fit_memory(net, SHAPE, "balanced").expected
         assert kept(net) == pytest.approx(expected, rel=0.02)
     assert expected < 0.7 * fit_memory(net, SHAPE, "balanced").expected
+
+
+def test_a_process_that_counted_under_autocast_can_still_be_forked():
+    script = """
+import os
+import torch
+from densekit import create_model
+from densekit.blocks import fit_memory
+torch.set_num_threads(1)  # a pool of OpenMP cannot be forked either
+net = create_model("fc_densenet", num_classes=2, num_pools=1, num_layers=1, growth_rate=4)
+with torch.autocast("cpu", torch.bfloat16):
+    fit_memory(net, (1, 3, 16, 16), "1GiB")
+net(torch.rand(1, 3, 16, 16)).sum().backward()
+child = os.fork()
+if child == 0:
+    net(torch.rand(1, 3, 16, 16)).sum().backward()
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
