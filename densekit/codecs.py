@@ -10,6 +10,7 @@ Bytes <-> samples (H, W, S) in native depth: grey (S 1), grey and alpha (2), RGB
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 import zlib
@@ -18,14 +19,31 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin, TiffTags
 
 from densekit.errors import ImageError
 
 Array: TypeAlias = NDArray[Any]
 
+STRIP = 2**20  # pixels that are converted at once
+MAX_TIFF = 2**32 - 2**24  # bytes of samples; the rest is for the directory before them
+_TIFF, _BIG_TIFF = b"II*\0" + bytes(4), b"II+\0\x08" + bytes(11)  # headers, both little-endian
+
 # The tags of a TIFF directory that describe the picture; the others are the layout of that one file.
 _DESCRIPTIVE = {270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 33432, 34665, 34853, *range(40091, 40096)}
+
+
+def samples_of(im: Image.Image, mode: str) -> Array:
+    """Returns the pixels of a Pillow image as (H, W, S) uint8 in a mode of 8-bit samples.
+
+    They are converted a strip at a time: NumPy takes three times an image's bytes for the whole at once.
+    """
+    samples = np.empty((im.height, im.width, len(mode)), np.uint8)
+    step = max(1, STRIP // im.width)
+    for top in range(0, im.height, step):
+        strip = im.crop((0, top, im.width, min(top + step, im.height))).convert(mode)
+        samples[top : top + step] = np.asarray(strip).reshape(strip.height, im.width, -1)
+    return samples
 
 
 def decode_png16(data: bytes, *, is_grey: bool, transparent: object) -> tuple[Array, bytes]:
@@ -127,29 +145,43 @@ def encode_png16(samples: Array, icc: bytes | None, exif: bytes | None) -> bytes
 
 def encode_tiff(samples: Array, icc: bytes | None, exif: bytes | None) -> bytes:
     """Returns an uncompressed TIFF of uint8, uint16 or float32 samples, the EXIF block as tags of its own directory."""
-    height, width, count = samples.shape
-    tags = TiffImagePlugin.ImageFileDirectory_v2()  # little-endian
+    little = samples.astype(samples.dtype.newbyteorder("<"), copy=False)
+    return tiff_head(samples.shape, samples.dtype, icc, exif) + little.tobytes()
+
+
+def tiff_head(shape: tuple[int, ...], dtype: np.dtype[Any], icc: bytes | None, exif: bytes | None) -> bytes:
+    """Returns the header and directory of an uncompressed TIFF; the samples (H, W, S), little-endian, come behind them.
+
+    What 32-bit offsets cannot reach makes it a BigTIFF.
+    """
+    height, width, count = shape
+    num_bytes = math.prod(shape) * dtype.itemsize
+    is_big = num_bytes > MAX_TIFF
+    tags = TiffImagePlugin.ImageFileDirectory_v2(_BIG_TIFF if is_big else _TIFF)
+    if is_big:
+        for tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.STRIPBYTECOUNTS):
+            tags.tagtype[tag] = TiffTags.LONG8
     if exif:
         block = Image.Exif()
         block.load(exif)
         _copy_tags(block, tags, _DESCRIPTIVE & set(block))
     tags[TiffImagePlugin.IMAGEWIDTH] = width
     tags[TiffImagePlugin.IMAGELENGTH] = height
-    tags[TiffImagePlugin.BITSPERSAMPLE] = (8 * samples.itemsize,) * count
+    tags[TiffImagePlugin.BITSPERSAMPLE] = (8 * dtype.itemsize,) * count
     tags[TiffImagePlugin.COMPRESSION] = 1
     tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 2 if count > 2 else 1
     tags[TiffImagePlugin.STRIPOFFSETS] = 0  # from the end of the directory: Pillow adds its size
     tags[TiffImagePlugin.SAMPLESPERPIXEL] = count
     tags[TiffImagePlugin.ROWSPERSTRIP] = height
-    tags[TiffImagePlugin.STRIPBYTECOUNTS] = samples.nbytes
-    tags[TiffImagePlugin.SAMPLEFORMAT] = (3 if samples.dtype.kind == "f" else 1,) * count
+    tags[TiffImagePlugin.STRIPBYTECOUNTS] = num_bytes
+    tags[TiffImagePlugin.SAMPLEFORMAT] = (3 if dtype.kind == "f" else 1,) * count
     if count in (2, 4):
         tags[TiffImagePlugin.EXTRASAMPLES] = 2  # alpha, not premultiplied
     if icc:
         tags[TiffImagePlugin.ICCPROFILE] = icc
     buffer = io.BytesIO()
     tags.save(buffer)
-    return buffer.getvalue() + samples.astype(samples.dtype.newbyteorder("<"), copy=False).tobytes()
+    return buffer.getvalue()
 
 
 def clean_exif(tags: Image.Exif, *, is_tiff: bool) -> bytes | None:

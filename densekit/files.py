@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextlib.contextmanager
@@ -20,9 +21,20 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes `data` to `path`: temporary file in the same folder, fsync, rename, fsync of the folder.
+    """Writes `data` to `path` as `replacing` does.
 
-    A crash, a kill or a full disk at any point leaves the previous file as it was.
+    Raises:
+        OSError: the folder is missing, read-only or full; the temporary file is gone again.
+    """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yields a file that becomes `path` at the end: temporary file beside it, fsync, rename, fsync of the folder.
+
+    A crash, a kill, a full disk or an exception inside leaves the previous file as it was.
 
     Raises:
         OSError: the folder is missing, read-only or full; the temporary file is gone again.
@@ -31,7 +43,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
         with naming(path), temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

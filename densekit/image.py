@@ -141,7 +141,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, fi
         mode = _MODES[im.mode]
         if im.has_transparency_data:
             mode = mode.removesuffix("A") + "A"
-        samples = np.array(im.convert(mode)).reshape(im.height, im.width, -1)
+        samples = codecs.samples_of(im, mode)
         return _picture(samples, "JPEG" if im.format == "MPO" else str(im.format), icc, im.getexif)
 
 
@@ -184,16 +184,15 @@ def write_image(path: str | os.PathLike[str], picture: Picture, *, quality: int 
     target = _FORMATS.get(suffix.lower())
     if target is None:
         raise ImageError(f"{name}: no image format has the suffix {suffix!r}; expected one of {' '.join(SUFFIXES)}")
-    kind, size, other = target.kind, f"{picture.width}x{picture.height}", suffix_for(picture, suffix)
+    kind, other = target.kind, suffix_for(picture, suffix)
     if picture.pixels.dtype.name not in target.dtypes:
         raise ImageError(f"{name}: {kind} cannot hold {picture.pixels.dtype} pixels; use the suffix {other}")
     if picture.alpha is not None and not target.alpha:
         raise ImageError(f"{name}: {kind} cannot hold alpha; use the suffix {other}")
     if max(picture.pixels.shape[:2]) > target.max_side:
+        size = f"{picture.width}x{picture.height}"
         raise ImageError(f"{name}: {size} is past the {target.max_side} pixels a side of {kind}; use the suffix .png")
     samples = picture.pixels if picture.alpha is None else np.dstack((picture.pixels, picture.alpha))
-    if samples.nbytes > 2**32 - 2**24 and target is _TIFF:  # 16 MiB are left for the directory
-        raise ImageError(f"{name}: {size} is past the 4 GiB of a TIFF; use the suffix .png or write it in parts")
     if not np.isfinite(samples).all():
         raise ImageError(f"{name}: NaN or infinite pixels; expected finite ones; nothing is written")
 
@@ -383,8 +382,15 @@ def _encode(im: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:
-    try:
+    with naming_disk_faults(path):
         atomic_write(path, data)
+
+
+@contextlib.contextmanager
+def naming_disk_faults(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what a disk refuses into an ImageError that says what to do."""
+    try:
+        yield
     except OSError as error:
         step = "choose a folder that you may write to"
         if error.errno == errno.ENOENT:

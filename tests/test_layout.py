@@ -28,10 +28,10 @@ FLOORS = (
     ("files",),
     ("plain_yaml", "codecs", "cards"),
     ("faults", "image", "color", "resize"),
-    ("config",),
+    ("config", "tiff"),
     ("origins",),
-    ("blocks",),
-    ("models", "losses", "metrics", "tiling", "memory", "ranks"),
+    ("blocks", "tiling"),
+    ("models", "losses", "metrics", "memory", "ranks"),
     ("datasets", "checkpoint", "dialects"),
     ("pretrained",),
     ("tasks", "predict", "report"),
@@ -43,8 +43,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 NEVER = {("blocks", "config"), ("models", "config"), ("losses", "config"), ("metrics", "config"), ("tiling", "config")}
 
 LIGHT = (
-    "", "errors", "files", "plain_yaml", "codecs", "cards", "faults", "image", "color", "resize", "config", "models",
-    "pretrained",
+    "", "errors", "files", "plain_yaml", "codecs", "cards", "faults", "image", "color", "resize", "tiff", "config",
+    "models", "pretrained",
 )  # fmt: skip
 FORBIDDEN = (
     "eval", "exec", "compile", "__import__", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "torch.hub.load",

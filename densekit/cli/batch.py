@@ -17,7 +17,7 @@ from typing import Any
 from densekit.cli.plan import Job
 from densekit.cli.process import Terminated, describe, terminable
 from densekit.cli.progress import Watch
-from densekit.errors import DensekitError, DeviceError, Interrupted
+from densekit.errors import DensekitError, DeviceError, ImageError, Interrupted
 from densekit.files import printable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is what a limit on file sizes gives
@@ -110,7 +110,7 @@ def writing(*outputs: Path) -> Iterator[None]:
         for output in outputs:
             output.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except (DensekitError, OSError) as error:
+    except (ImageError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         is_full = isinstance(cause, OSError) and cause.errno in DISK_FULL
         raise (DiskFull if is_full else Unwritten)(describe(error)) from error

@@ -12,13 +12,16 @@ import click
 from densekit import __version__
 from densekit.cards import card_from, read_bytes, split_header, verify_seal
 from densekit.cli.batch import text_of
-from densekit.errors import ConfigError
+from densekit.errors import ConfigError, DeviceError
 from densekit.files import printable
 from densekit.image import MAX_PIXELS, Picture, read_image
 from densekit.pretrained import WEIGHTS, find_weights, trained_cards
+from densekit.tiff import SUFFIXES as STREAMED
 
 if TYPE_CHECKING:
     from densekit.predict import Segmenter, Upscaler
+
+COPIES = 3  # of a result in memory: its own, what an encoder makes of it, and the file's bytes
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,25 @@ def read_picture(path: Path, max_pixels: int | None, first_frame: bool) -> Pictu
         ImageError: it cannot be read.
     """
     return read_image(path, max_pixels=max_pixels or MAX_PIXELS, first_frame=first_frame)
+
+
+def check_fits(picture: Picture, scale: int, output: Path, *, compare: bool) -> bool:
+    """Returns whether the result is written as it is made: a TIFF, whose picture nothing else needs.
+
+    Raises:
+        DeviceError: it is not, and does not fit the main memory.
+    """
+    if output.suffix.lower() in STREAMED and not compare:
+        return True
+    from densekit.memory import available_memory
+
+    width, height = picture.width * scale, picture.height * scale
+    num_samples = picture.pixels.shape[2] + (picture.alpha is not None)
+    needed = COPIES * width * height * num_samples * picture.pixels.itemsize
+    if needed > available_memory("cpu"):
+        way = "leave out --compare" if output.suffix.lower() in STREAMED else "use -o NAME.tif, written as it is made"
+        raise DeviceError(f"the {width}x{height} result needs {needed / 1e9:.3g} GB of memory; {way}")
+    return False
 
 
 def measures(picture: Picture, scale: int, tile: int | None, overlap: int, began: float) -> dict[str, Any]:

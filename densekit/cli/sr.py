@@ -59,7 +59,7 @@ def predict(
     included: write them elsewhere with -o.
     """
     from densekit.cli.plan import Ending, find_inputs, plan
-    from densekit.cli.predict import describe_measures, find_model, measures, read_picture
+    from densekit.cli.predict import check_fits, describe_measures, find_model, measures, read_picture
 
     files = find_inputs(inputs)
     weights = find_model(model or DEFAULT_MODEL, "sr")
@@ -70,11 +70,12 @@ def predict(
     from densekit.predict import Upscaler, load
     from densekit.predict.compare import compare as side_by_side
     from densekit.predict.tiles import check_tile
+    from densekit.tiff import open_tiff
 
     check_tile(tile)
     upscaler = load(weights.path, device=device, precision=precision)
     assert isinstance(upscaler, Upscaler)
-    scale, overlap = upscaler.scale, int(upscaler.net.receptive_field)  # type: ignore[arg-type]
+    scale = upscaler.scale
     endings = [Ending(f"_x{scale}"), Ending("_compare", ".png")][: 1 + compare]
     planned = plan(files, out, endings, overwrite=overwrite)
     weights.announce(upscaler)
@@ -84,19 +85,24 @@ def predict(
         picture = read_picture(job.source, max_pixels, first_frame)
         outputs = [planned.settle(job, picture), *job.outputs[1:]]
         side = upscaler.choose_tile(picture.height, picture.width, tile)
-        result = upscaler.upscale_picture(picture, tile=side or "off", self_ensemble=self_ensemble, on_tile=on_tile)
-        compared = Picture(side_by_side(picture, result, scale)) if compare else None
-        with writing(*outputs):
-            lost = write_image(outputs[0], result)
-            if compared:
-                write_image(outputs[1], compared)
+        options: dict[str, Any] = {"tile": side or "off", "self_ensemble": self_ensemble, "on_tile": on_tile}
+        if check_fits(picture, scale, outputs[0], compare=compare):
+            with writing(*outputs), open_tiff(outputs[0], picture, scale) as place:
+                notes = upscaler.upscale_into(place, picture, **options)
+        else:
+            result = upscaler.upscale_picture(picture, **options)
+            compared = Picture(side_by_side(picture, result, scale)) if compare else None
+            with writing(*outputs):
+                notes = (*result.warnings, *write_image(outputs[0], result))
+                if compared:
+                    write_image(outputs[1], compared)
         record = {
             "scale": scale,
             "compare": text_of(outputs[1]) if compare else None,
             **weights.record(upscaler),
-            **measures(picture, scale, side, overlap, began),
+            **measures(picture, scale, side, upscaler.context, began),
         }
-        return Done(outputs, describe_measures(record), record, [*result.warnings, *lost])
+        return Done(outputs, describe_measures(record), record, list(notes))
 
     return run_batch(planned.jobs, work, as_json=as_json, debug=debug)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densekit.blocks import BicubicSkip, PixelShuffleTail, ResidualDenseBlock, radius
 from densekit.blocks.layers import layer_radii
 from densekit.errors import ConfigError
 from densekit.models.network import Network
+from densekit.tiling import Demand, Tiles
 
 
 class RDN(Network):
@@ -74,6 +78,10 @@ class RDN(Network):
         one = Fraction(1)
         body = [(r, one) for r in layer_radii(self.blocks)]
         self.receptive_field = radius([(1, one), (1, one), *body, (1, one), *self.tail.steps])
+        self.block_radius = max(layer_radii(self.blocks))
+        self.tail_radius = max(radius([(1, one), *self.tail.steps]), self.skip.radius if self.skip else 0)
+        context = max(2, self.block_radius, self.tail_radius)
+        self.demand = Demand(context, channels=3 * num_features, passes=2 * num_blocks + 2)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.sfe1(x)
@@ -84,3 +92,25 @@ class RDN(Network):
             fused.append(features)
         y = self.tail(self.gff(torch.cat(fused, dim=1)) + shallow)
         return y if self.skip is None else y + self.skip(x)
+
+    def stream(self, x: Tensor, tiles: Tiles) -> Tensor:
+        """Returns what `forward` does, each block over tiles with its own context alone.
+
+        Two maps of features are alive, and a row of tiles: a block's output takes the place of its input, and what the
+        global fusion's 1x1 convolution makes of it is added up. The shallow features are made again at the end.
+        """
+        fusion: Any = self.gff[0]
+        maps = tiles.map(lambda x: self.sfe2(self.sfe1(x)), 2, x)
+        fused: Tensor | None = None
+        for block, weight in zip(self.blocks, fusion.weight.split(maps.shape[1], dim=1), strict=True):
+            tiles.map(block, self.block_radius, maps, into=maps)
+            bias = fusion.bias if fused is None else None
+            fused = tiles.map(partial(F.conv2d, weight=weight, bias=bias), 0, maps, onto=fused)
+        assert fused is not None
+        del maps
+
+        def finish(fused: Tensor, x: Tensor) -> Tensor:
+            y = self.tail(self.gff[1](fused) + self.sfe1(x))
+            return y if self.skip is None else y + self.skip(x)
+
+        return tiles.map(finish, self.tail_radius, fused, x, scale=self.scale)

@@ -11,6 +11,7 @@ from densekit.blocks import RRDB, init_he_normal_, radius
 from densekit.blocks.layers import layer_radii, leaky_relu
 from densekit.errors import ConfigError
 from densekit.models.network import Network
+from densekit.tiling import Demand, Tiles
 
 
 class RRDBNet(Network):
@@ -66,9 +67,13 @@ class RRDBNet(Network):
         self.conv_last = nn.Conv2d(num_features, out_channels, 3, padding=1)
         init_he_normal_(self.body, gain=0.1)
         folded = Fraction(1, factor)
-        steps = [(factor - 1, Fraction(1)), *((r, folded) for r in [1, *layer_radii(self.body), 1])]
-        steps += [(1, folded * 2**i) for i in range(1, num_doublings + 1)]
-        self.receptive_field = radius([*steps, (1, Fraction(scale)), (1, Fraction(scale))])
+        steps = [(factor - 1, Fraction(1)), *((r, folded) for r in [1, *layer_radii(self.body)])]
+        tail = [(1, folded * 2**i) for i in range(num_doublings + 1)] + 2 * [(1, Fraction(scale))]
+        self.receptive_field = radius([*steps, *tail])
+        self.block_radius = max(layer_radii(self.body[0]))
+        self.tail_radius = radius([(r, resolution / folded) for r, resolution in tail])  # in pixels of the maps
+        context = factor * max(self.block_radius, self.tail_radius)
+        self.demand = Demand(context, channels=3 * num_features / factor**2, passes=3 * num_blocks + 2)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.multiple_of > 1:
@@ -77,7 +82,34 @@ class RRDBNet(Network):
         x = shallow
         for block in self.body:
             x = block(x)
-        x = self.conv_body(x) + shallow
+        return self._enlarge(self.conv_body(x) + shallow)
+
+    def stream(self, x: Tensor, tiles: Tiles) -> Tensor:
+        """Returns what `forward` does, each residual dense block over tiles with its own context alone.
+
+        Two maps of features are alive, and a row of tiles: the input of an RRDB, and what its blocks make of it, one in
+        the place of the other. The shallow features are made again at the end.
+        """
+        if self.multiple_of > 1:
+            x = F.pixel_unshuffle(x, self.multiple_of)
+        maps = tiles.map(self.conv_first, 1, x)
+        for block in self.body:
+            self._stream_block(block, maps, tiles)
+
+        def finish(maps: Tensor, x: Tensor) -> Tensor:
+            return self._enlarge(self.conv_body(maps) + self.conv_first(x))
+
+        return tiles.map(finish, self.tail_radius, maps, x, scale=self.scale * self.multiple_of)
+
+    def _stream_block(self, block: nn.Module, maps: Tensor, tiles: Tiles) -> None:
+        """Runs an RRDB on maps and puts the result in their place."""
+        first, *inner, last = block.children()
+        y = tiles.map(first, self.block_radius, maps)
+        for part in inner:
+            tiles.map(part, self.block_radius, y, into=y)
+        tiles.map(lambda y, x: last(y) * block.residual_scale + x, self.block_radius, y, maps, into=maps)
+
+    def _enlarge(self, x: Tensor) -> Tensor:
         for conv in self.conv_ups:
             x = leaky_relu(conv(F.interpolate(x, scale_factor=2, mode="nearest")))
         return self.conv_last(leaky_relu(self.conv_hr(x)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from densekit.blocks.layers import layer_radii
 from densekit.blocks.upsample import shuffle_stages
 from densekit.errors import ConfigError
 from densekit.models.network import Network
+from densekit.tiling import Demand, Tiles
 
 
 class SRDenseBlock(nn.Module):
@@ -113,10 +116,49 @@ class SRDenseNet(Network):
         out_channels = in_channels if out_channels is None else out_channels
         self.reconstruction = nn.Conv2d(bottleneck_features, out_channels, 3, padding=1, bias=tail_bias)
         self.receptive_field = radius([*steps, (1, resolution)])
+        self.tail_radius = radius([*steps[num_blocks + 1 :], (1, resolution)])
+        self.block_radius = num_layers
+        context = max(2, self.block_radius, self.tail_radius)
+        self.demand = Demand(context, num_blocks * growth_rate + bottleneck_features, passes=num_blocks + 2)
         init_he_normal_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bottleneck(self.blocks(self.low_level(x)))
+        return self._enlarge(self.bottleneck(self.blocks(self.low_level(x))))
+
+    def stream(self, x: Tensor, tiles: Tiles) -> Tensor:
+        """Returns what `forward` does, each block over tiles with its own context alone.
+
+        A block's maps are never kept: what later blocks' first convolutions and the bottleneck make of them is added
+        up at once. Those sums, growth_rate channels for each block and bottleneck_features, are all that is alive.
+        """
+        blocks = list(self.blocks.children())
+        # Optimised, a layer is itself a convolution.
+        firsts: list[Any] = [getattr(block.first, "conv", block.first) for block in blocks]
+        growth, width = firsts[0].weight.shape[:2]
+        sums = tiles.map(lambda x: self._shares(self.low_level(x), 0, firsts, with_bias=True), 2, x)
+        for index, block in enumerate(blocks):
+
+            def hand_on(own: Tensor, dense: Any = block.dense, start: int = width, later: int = index + 1) -> Tensor:
+                return self._shares(dense(F.relu(own)), start, firsts[later:])
+
+            tiles.map(hand_on, self.block_radius, sums[:, :growth], onto=sums[:, growth:])
+            sums, width = sums[:, growth:], width + self.blocks.growth_rate
+        return tiles.map(self._enlarge, self.tail_radius, sums, scale=self.scale)
+
+    def _shares(self, maps: Tensor, start: int, readers: list[nn.Conv2d], *, with_bias: bool = False) -> Tensor:
+        """Returns what maps, those from number `start` on, add to each convolution that reads them.
+
+        The last channels are what they add to the bottleneck, whose convolution is 1x1.
+        """
+        part = slice(start, start + maps.shape[1])
+        shares = [F.conv2d(maps, self.bottleneck.weight[:, part], self.bottleneck.bias if with_bias else None)]
+        if readers:
+            weight = torch.cat([conv.weight[:, part] for conv in readers])
+            bias = torch.cat([conv.bias for conv in readers if conv.bias is not None]) if with_bias else None
+            shares.insert(0, F.conv2d(maps, weight, bias, padding=1))
+        return torch.cat(shares, dim=1)
+
+    def _enlarge(self, x: Tensor) -> Tensor:
         if self.bottleneck_activation:
             x = F.relu(x, inplace=True)
         for deconv in self.deconvs:

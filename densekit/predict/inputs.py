@@ -21,6 +21,7 @@ from densekit.models import MODELS
 Array: TypeAlias = NDArray[Any]
 Given: TypeAlias = str | os.PathLike[str] | Image.Image | Array | Tensor
 
+ROWS = 256  # of a result that are rounded at once
 DTYPES = ("uint8", "uint16", "float32")
 
 
@@ -89,22 +90,28 @@ def to_batch(x: Tensor) -> Tensor:
     return x.detach().float().reshape(-1, *shape[-3:])
 
 
-def to_unit(pixels: Array) -> tuple[Tensor, float]:
-    """Returns pixels (H, W, C) as float32 (1, C, H, W), and the value that 1 stands for.
+def peak_of(pixels: Array) -> float:
+    """Returns the value that 1 stands for: 255 or 65535; for float pixels 1, or their largest value where above 1."""
+    return float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind == "u" else max(1.0, float(pixels.max()))
 
-    That is 255 or 65535, and for float pixels 1, or their largest value where it is above 1.
-    """
-    peak = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind == "u" else max(1.0, float(pixels.max()))
-    x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32))
+
+def to_unit(pixels: Array, peak: float | None = None) -> tuple[Tensor, float]:
+    """Returns pixels (H, W, C) as float32 (1, C, H, W), and the value that 1 stands for, by default their `peak_of`."""
+    peak = peak_of(pixels) if peak is None else peak
+    x = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), np.float32, order="C"))  # a copy: it is divided in place
     return x.div_(peak)[None], peak
 
 
 def from_unit(y: Tensor, dtype: np.dtype[Any], peak: float) -> Array:
     """Returns (1, C, H, W) as pixels (H, W, C): integers clamped and rounded half up, floats only multiplied."""
-    y = y[0].permute(1, 2, 0) * peak
-    if dtype.kind == "u":
-        y = y.clamp_(0, peak).add_(0.5)
-    return np.ascontiguousarray(y.cpu().numpy().astype(dtype))
+    y = y[0].permute(1, 2, 0)
+    pixels = np.empty(tuple(y.shape), dtype)
+    for top in range(0, len(y), ROWS):
+        rows = y[top : top + ROWS] * peak
+        if dtype.kind == "u":
+            rows = rows.clamp_(0, peak).add_(0.5)
+        pixels[top : top + ROWS] = rows.cpu().numpy()
+    return pixels
 
 
 def to_rgb8(pixels: Array) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
 import torch
@@ -23,19 +23,25 @@ from densekit.predict.inputs import (
     from_unit,
     in_channels,
     luma,
+    peak_of,
     to_batch,
     to_kind_of,
     to_picture,
     to_unit,
 )
+from densekit.predict.parts import OnShare, Piece, for_each_part, mean_of_8
 from densekit.predict.tiles import BUDGET, Tile, check_tile
 from densekit.resize import imresize
-from densekit.tiling import Progress, run_exact, tile_size_for
+from densekit.tiling import Demand, Progress, Tiles, allocate, fill, tile_size_for
 
-FAST_TILE = 256  # above, an RDN leaves the caches: whole images take 1.4 to 1.7 times as long for each pixel
+FAST_TILE = 192  # a light RDN takes 1.1 to 1.25 times as long at 96, hardly less at 256: AVX2, 32 MB of cache
 ACCELERATOR_TILE = 1024  # enough to fill a GPU, and no tensor comes near 2 ** 31 elements
-HALOS_A_TILE = 8  # smallest core in halos; its context then costs at most (1 + 2 / 8) ** 2 = 1.56 times its own pixels
+CONTEXTS_A_TILE = 8  # smallest core in contexts, which then cost at most (1 + 2 / 8) ** 2 = 1.56 times its own pixels
+SMALLEST_PART, FIELDS_A_PART = 512, 24  # of a large image: its context costs at most (1 + 2 / 24) ** 2 = 1.17 times
+BICUBIC_RADIUS = 2  # of what enlarges alpha and colour
 BLACK, WHITE = 16 / 255, 235 / 255  # of the luma that networks for one channel are trained on
+
+Place: TypeAlias = Callable[[int, int, Array], None]  # top, left, samples (h, w, S) of the result
 
 
 class Upscaler:
@@ -52,6 +58,7 @@ class Upscaler:
     Attributes:
         net, card: as given.
         scale: output pixels per input pixel, on each side.
+        context: pixels that a tile needs around it, on each side.
         device: a `torch.device`.
         precision: "fp32", "bf16" or "fp16".
 
@@ -65,7 +72,9 @@ class Upscaler:
         self.precision = choose_precision(precision, self.device, "sr")
         self.net, self.card = net, card
         self.scale = int(net.scale)  # type: ignore[arg-type]
-        self._halo = int(net.receptive_field)  # type: ignore[arg-type]
+        self._field = int(net.receptive_field)  # type: ignore[arg-type]
+        self._demand: Demand | None = getattr(net, "demand", None)
+        self.context = self._demand.context if self._demand else self._field
         self._multiple_of = int(net.multiple_of)  # type: ignore[arg-type]
         self._channels = in_channels(net, card)
         self._keeps_depth = precision == "auto"
@@ -103,8 +112,9 @@ class Upscaler:
 
         Args:
             image: a path, a PIL image, an array of uint8, uint16 or float32, or a float tensor in 0..1.
-            tile: largest side in input pixels of what goes through the network at once, its context not counted; 16 or
-                more, "off" for the whole image, or "auto" by memory and speed. It does not change the result.
+            tile: largest side in input pixels of what goes through a block of the network at once, its context not
+                counted; 16 or more, "off" for the whole image through the whole network, or "auto" by memory and speed.
+                It does not change the result.
             self_ensemble: the mean over the 8 flips and rotations of the image: 8 times the work for about 0.1 dB.
             on_tile: called after each tile with the pixels done and the pixels in all.
 
@@ -116,15 +126,25 @@ class Upscaler:
         """
         if not isinstance(image, Tensor):
             picture = to_picture(image)
-            result = self.upscale_picture(picture, tile=tile, self_ensemble=self_ensemble, on_tile=on_tile)
-            for line in result.warnings:
+            enlarged = self.upscale_picture(picture, tile=tile, self_ensemble=self_ensemble, on_tile=on_tile)
+            for line in enlarged.warnings:
                 warnings.warn(line, stacklevel=2)
-            return to_kind_of(image, result)
-        notes: list[str] = []
-        y = self._enlarge(to_batch(image), tile, self_ensemble, on_tile, self._runner.bind(notes))
+            return to_kind_of(image, enlarged)
+        x, notes = to_batch(image), list[str]()
+        result = allocate((*x.shape[:2], *(side * self.scale for side in x.shape[-2:])), x, torch.float32)
+
+        def run(part: Piece, share: OnShare) -> None:
+            y = self._enlarge(fill(part.source.of(x), part.source), net, self_ensemble, share)
+            kept = part.core.within(part.source).of(y, self.scale)
+            target = part.core.of(result, self.scale)
+            target.copy_(kept[..., : target.shape[-2], : target.shape[-1]])
+
+        side = self.choose_tile(x.shape[-2], x.shape[-1], tile, batch=len(x))
+        net = self._bind(notes, side)
+        self._for_each_part(run, x.shape[-2], x.shape[-1], side, on_tile, device=x.device, batch=len(x))
         for line in notes:
             warnings.warn(line, stacklevel=2)
-        return y.clamp_(0, 1).reshape(*image.shape[:-2], *y.shape[-2:]).to(image.dtype)
+        return result.clamp_(0, 1).reshape(*image.shape[:-2], *result.shape[-2:]).to(image.dtype)
 
     def upscale_picture(
         self,
@@ -138,15 +158,53 @@ class Upscaler:
 
         Alpha is enlarged by itself, bicubic. Arguments and errors as for `predict`; warnings are in the result.
         """
-        x, peak = to_unit(picture.pixels)
+        channels = picture.pixels.shape[2]
+        shape = picture.height * self.scale, picture.width * self.scale, channels + (picture.alpha is not None)
+        samples = np.empty(shape, picture.pixels.dtype)
+
+        def place(top: int, left: int, part: Array) -> None:
+            samples[top : top + part.shape[0], left : left + part.shape[1]] = part
+
+        notes = self.upscale_into(place, picture, tile=tile, self_ensemble=self_ensemble, on_tile=on_tile)
+        alpha = None if picture.alpha is None else samples[..., channels]
+        return dataclasses.replace(picture, pixels=samples[..., :channels], alpha=alpha, warnings=notes)
+
+    def upscale_into(
+        self,
+        place: Place,
+        picture: Picture,
+        *,
+        tile: Tile = "auto",
+        self_ensemble: bool = False,
+        on_tile: Progress | None = None,
+    ) -> tuple[str, ...]:
+        """Gives `place` the enlarged picture part by part, as `upscale_picture` makes it; returns its warnings.
+
+        Parts come in rows from the top left, each sample once, alpha as the last channel. Never is more than one part
+        of the picture in float, nor its result. Arguments and errors as for `predict`.
+        """
+        pixels, alpha = picture.pixels, picture.alpha
+        peak, opaque = peak_of(pixels), None if alpha is None else alpha.max()
         notes = list(picture.warnings)
-        full = self._keeps_depth and picture.pixels.dtype != np.uint8
-        y = self._enlarge(x, tile, self_ensemble, on_tile, self._runner.bind(notes, full=full))
-        alpha = picture.alpha
-        if alpha is not None:
-            alpha = imresize(alpha, self.scale).clip(0, alpha.max())
-        pixels = from_unit(y, picture.pixels.dtype, peak)
-        return dataclasses.replace(picture, pixels=pixels, alpha=alpha, warnings=tuple(notes))
+
+        def run(part: Piece, share: OnShare) -> None:
+            rows, columns = slice(*part.source[:2]), slice(*part.source[2:])
+            x = fill(to_unit(pixels[rows, columns], peak)[0], part.source)
+            y = self._enlarge(x, net, self_ensemble, share)
+            top, left = part.core.top * self.scale, part.core.left * self.scale
+            height, width = pixels.shape[0] * self.scale - top, pixels.shape[1] * self.scale - left
+            core = part.core.within(part.source)
+            samples = from_unit(core.of(y, self.scale)[..., :height, :width], pixels.dtype, peak)
+            if alpha is not None:
+                fine = imresize(alpha[rows, columns], self.scale).clip(0, opaque)
+                fine = fine[core.top * self.scale :, core.left * self.scale :]
+                samples = np.dstack((samples, fine[: samples.shape[0], : samples.shape[1]]))
+            place(top, left, samples)
+
+        side = self.choose_tile(picture.height, picture.width, tile)
+        net = self._bind(notes, side, full=self._keeps_depth and pixels.dtype != np.uint8)
+        self._for_each_part(run, picture.height, picture.width, side, on_tile)
+        return tuple(notes)
 
     def choose_tile(self, height: int, width: int, tile: Tile = "auto", *, batch: int = 1) -> int | None:
         """Returns the side of the tiles for an image of this size in input pixels, or None for the whole at once.
@@ -157,37 +215,75 @@ class Upscaler:
         given = check_tile(tile)
         if given != "auto":
             return given if given is not None and given < max(height, width) else None
-        largest = max(FAST_TILE if self.device.type == "cpu" else ACCELERATOR_TILE, HALOS_A_TILE * self._halo)
+        largest = max(
+            FAST_TILE * self._multiple_of if self.device.type == "cpu" else ACCELERATOR_TILE,
+            CONTEXTS_A_TILE * self.context,
+        )
         budget = BUDGET * available_memory(self.device) / batch
         bytes_per_pixel = self._runner.bytes_per_pixel
         if max(height, width) <= 1.5 * largest and height * width * bytes_per_pixel <= budget:
             return None
-        return tile_size_for(budget, bytes_per_pixel, self._halo, self._multiple_of, maximum=largest)
+        return tile_size_for(budget, bytes_per_pixel, self.context, self._multiple_of, maximum=largest)
+
+    def _choose_part(self, height: int, width: int, side: int | None, batch: int) -> int | None:
+        """Returns the side of the parts that an image is cut into with the network's whole field around each.
+
+        Inside a part the network goes block by block over tiles; one that cannot takes each tile as a part.
+        """
+        if side is None or self._demand is None:
+            return side
+        largest = max(SMALLEST_PART, FIELDS_A_PART * self._field)
+        # Features in the network's precision, then pixels in and out, the latter once more while they are rounded.
+        bytes_per_pixel = 4 * self._demand.channels + 4 * self._channels * (2 + 2 * self.scale**2)
+        budget = BUDGET * available_memory(self.device) / batch
+        if max(height, width) <= 1.5 * largest and height * width * bytes_per_pixel <= budget:
+            return None
+        return tile_size_for(budget, bytes_per_pixel, self._field, self._multiple_of, maximum=largest)
+
+    def _bind(self, notes: list[str], side: int | None, *, full: bool = False) -> Callable[[Tensor, OnShare], Tensor]:
+        """Returns the network as a function of a part of an image, gone through in tiles of `side`."""
+
+        def run(x: Tensor, share: OnShare) -> Tensor:
+            def apply(net: nn.Module, x: Tensor) -> Tensor:
+                if side is None or self._demand is None:
+                    return net(x)
+                tiles = Tiles(max(1, side // self._multiple_of), passes=self._demand.passes, on_share=share)
+                return net.stream(x, tiles)  # type: ignore[operator]
+
+            return self._runner.bind(notes, full=full, apply=apply)(x)
+
+        return run
+
+    def _for_each_part(
+        self,
+        run: Callable[[Piece, OnShare], None],
+        height: int,
+        width: int,
+        side: int | None,
+        on_tile: Progress | None,
+        *,
+        device: torch.device | str = "cpu",
+        batch: int = 1,
+    ) -> None:
+        """Calls `run` with the parts of an image on `device`, the network in tiles of `side`."""
+        for_each_part(
+            run,
+            height,
+            width,
+            tile_size=self._choose_part(height, width, side, batch),
+            halo=max(self._field, BICUBIC_RADIUS),
+            multiple_of=self._multiple_of,
+            device=device,
+            on_tile=on_tile,
+        )
 
     def _enlarge(
-        self,
-        x: Tensor,
-        tile: Tile,
-        self_ensemble: bool,
-        on_tile: Progress | None,
-        net: Callable[[Tensor], Tensor],
+        self, x: Tensor, net: Callable[[Tensor, OnShare], Tensor], self_ensemble: bool, share: OnShare
     ) -> Tensor:
         """Takes (B, C, H, W), C 1 or 3, whatever the network takes; gives (B, C, scale H, scale W), not clamped."""
-        tile_size = self.choose_tile(x.shape[-2], x.shape[-1], tile, batch=len(x))
-
-        def run(x: Tensor, on_tile: Progress | None) -> Tensor:
-            return run_exact(
-                net,
-                x,
-                scale=self.scale,
-                halo=self._halo,
-                tile_size=tile_size,
-                multiple_of=self._multiple_of,
-                on_tile=on_tile,
-            )
 
         def enlarge(x: Tensor) -> Tensor:
-            return mean_of_8(run, x, on_tile) if self_ensemble else run(x, on_tile)
+            return mean_of_8(net, x, share) if self_ensemble else net(x, share)
 
         if x.shape[1] == self._channels:
             return enlarge(x)
@@ -198,19 +294,3 @@ class Upscaler:
         colour = (x - grey).permute(0, 2, 3, 1).cpu().numpy()  # the eye sees detail in the light, not in the colour
         coarse = torch.from_numpy(np.stack([imresize(differences, self.scale) for differences in colour]))
         return fine + coarse.permute(0, 3, 1, 2).to(fine.device)
-
-
-def mean_of_8(run: Callable[[Tensor, Progress | None], Tensor], x: Tensor, on_tile: Progress | None = None) -> Tensor:
-    """Returns the mean of `run` over the flips and quarter turns of `x`, each turned back."""
-    total = torch.zeros(())
-    for index in range(8):
-        flip, turns = divmod(index, 4)
-
-        def report(done: int, area: int, index: int = index) -> None:
-            assert on_tile is not None
-            on_tile(index * area + done, 8 * area)
-
-        turned = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
-        y = torch.rot90(run(turned, on_tile and report), -turns, (-2, -1))
-        total = total.to(y.device) + (y.flip(-1) if flip else y)
-    return total / 8

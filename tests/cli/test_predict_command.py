@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 from densekit.checkpoint import load_model, save_model
+from densekit.errors import DeviceError
 from densekit.image import read_image, read_mask
+from densekit.predict import Upscaler
 
 MODEL_KEYS = {"input", "output", "ok", "model", "model_sha256", "size_in", "size_out", "tile", "overlap"}
 MODEL_KEYS |= {"device", "precision", "seconds", "warnings"}
@@ -52,7 +54,7 @@ def test_one_photo_takes_two_lines_on_stderr_one_on_stdout_and_no_heavy_import(s
     head, *slow, line, modules = err.decode().splitlines()
     assert head == f"densekit 0.1.0  {tiny_sr} (file, sha256 ok)  cpu, 1 threads, fp32"
     shown = re.escape("[b]ä \\udcff" + "x" * 150 + ".png")
-    assert re.fullmatch(rf"{shown}  512x512 -> 1024x1024  (whole|tile \d+ \+ 5)  \d+\.\d s", line)
+    assert re.fullmatch(rf"{shown}  512x512 -> 1024x1024  tile 192 \+ 2  \d+\.\d s", line)
     assert all(re.fullmatch(rf"{shown}  \d+%  \d+ s left", text) for text in slow)  # after 10 s without a line
     assert json.loads(modules) == [0, []]
     assert size(f"{name}_x2.png") == (1024, 1024)
@@ -108,7 +110,7 @@ def test_tiles_do_not_show_and_compare_writes_a_second_picture(run, picture, tin
     assert run("sr", "predict", "a.png", "-m", tiny_sr, "--tile", "off", "-o", "whole.png").code == 0
     tiled = run("sr", "predict", "a.png", "-m", tiny_sr, "--tile", "16", "-o", "t", "--compare", "--self-ensemble")
     assert tiled.out == ["t/a_x2.png", "t/a_compare.png"]
-    assert "90x50 -> 180x100  tile 16 + 5" in tiled.err[1]
+    assert "90x50 -> 180x100  tile 16 + 2" in tiled.err[1]
     tiled = run("sr", "predict", "a.png", "-m", tiny_sr, "--tile", "16", "-o", "tiled.png")
     whole, parts = (read_image(path).pixels.astype(int) for path in ("whole.png", "tiled.png"))
     assert np.abs(whole - parts).max() <= 1
@@ -241,6 +243,59 @@ def test_a_disk_that_is_full_leaves_nothing_behind(run, picture, tiny_sr, monkey
         "0 done, 1 failed, 1 not started",
     ]
     assert names("out") == []
+
+
+def test_a_tiff_is_written_as_it_is_made_and_holds_what_a_png_holds(run, picture, tiny_sr, monkeypatch):
+    picture(Path("a.png"), (90, 50), mode="RGBA")
+    monkeypatch.setattr("densekit.predict.upscale.SMALLEST_PART", 16)
+    monkeypatch.setattr("densekit.predict.upscale.FIELDS_A_PART", 4)
+    placed = []
+    real = Upscaler.upscale_into
+
+    def counted(self, place, picture, **options):
+        def count(top, left, samples):
+            placed.append(samples.shape)
+            place(top, left, samples)
+
+        return real(self, count, picture, **options)
+
+    monkeypatch.setattr(Upscaler, "upscale_into", counted)
+    assert run("sr", "predict", "a.png", "-m", tiny_sr, "--tile", "16", "-o", "a.tif").out == ["a.tif"]
+    assert len(placed) >= 8
+    assert {shape[2] for shape in placed} == {4}
+    assert run("sr", "predict", "a.png", "-m", tiny_sr, "--tile", "16", "-o", "b.png").code == 0
+    tiff, png = read_image("a.tif"), read_image("b.png")
+    assert np.array_equal(tiff.pixels, png.pixels)
+    assert np.array_equal(tiff.alpha, png.alpha)
+
+
+def test_a_tiff_that_fails_half_way_leaves_no_file_and_keeps_the_code_of_its_fault(run, picture, tiny_sr, monkeypatch):
+    picture(Path("a.png"), (90, 50))
+
+    def fail(self, place, picture, **options):
+        place(0, 0, np.zeros((4, 4, 3), np.uint8))
+        raise DeviceError("90x50 does not fit cpu memory even at tile 64; free memory or use --precision bf16")
+
+    monkeypatch.setattr(Upscaler, "upscale_into", fail)
+    result = run("sr", "predict", "a.png", "-m", tiny_sr, "-o", "out/a.tif")
+    assert (result.code, result.out) == (4, [])
+    assert result.err[1].startswith("error: a.png: 90x50 does not fit cpu memory even at tile 64")
+    assert names("out") == []
+
+
+def test_a_result_that_does_not_fit_says_what_would(run, picture, tiny_sr, monkeypatch):
+    picture(Path("a.png"), (90, 50))
+    monkeypatch.setattr("densekit.memory.available_memory", lambda device: 100_000)
+    refused = run("sr", "predict", "a.png", "-m", tiny_sr, "-o", "b.png")
+    assert (refused.code, refused.out) == (4, [])
+    assert refused.err[1] == (
+        "error: a.png: the 180x100 result needs 0.000162 GB of memory; use -o NAME.tif, written as it is made"
+    )
+    compared = run("sr", "predict", "a.png", "-m", tiny_sr, "-o", "a.tif", "--compare")
+    assert compared.code == 4
+    assert compared.err[1].endswith("needs 0.000162 GB of memory; leave out --compare")
+    assert run("sr", "predict", "a.png", "-m", tiny_sr, "-o", "a.tif").code == 0
+    assert names() == ["a.png", "a.tif"]
 
 
 def test_an_interrupted_command_leaves_whole_files_only(start, picture, tiny_sr):
