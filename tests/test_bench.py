@@ -266,7 +266,7 @@ def test_bf16_stands_beside_a_baseline_in_fp32(in_process):
     assert rows["densekit bf16"].conv_gflops != rows["eager"].conv_gflops
 
 
-@pytest.mark.parametrize("case", [TIRAMISU, DENSENET], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [pytest.param(TIRAMISU, marks=pytest.mark.slow), DENSENET], ids=lambda case: case.name)
 def test_each_memory_policy_is_measured_in_training_with_what_it_keeps(in_process, case):
     rows = {row.variant: row for row in run(case, is_training=True, variants=("densekit*",), times_only=False)}
     assert {row.status for row in rows.values()} == {MEASURED}
@@ -398,6 +398,7 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "tools.bench", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_measures_in_a_process_of_its_own(tmp_path):
     path = write_cases(tmp_path / "cases.json", RDN)
     done = start("--cases", str(path), "--rounds", "2", "--variants", "densekit", "--times-only")

@@ -2,7 +2,7 @@
 
 python -m tools.bench_scaling -o FOLDER [--rounds 3] [--only depth ...]: DenseNets of torchvision, with and without its
 `memory_efficient=True`, and ours under every policy. Bytes that autograd keeps are counted at 8 pictures of 224x224
-without computing; CPU seconds of a step on one thread are measured at 2 of 64x64, in turn, the least of the rounds.
+without computing; CPU seconds of a step on one thread are measured at 4 of 128x128, in turn, the least of the rounds.
 Writes scaling.md and an SVG for each table.
 """
 
@@ -32,11 +32,11 @@ BLOCKS = {
     264: (6, 12, 64, 48),
 }
 COUNTED: Case = {"depth": 121, "growth rate": 32, "size": 224, "batch": 8}
-TIMED: Case = {**COUNTED, "size": 64, "batch": 2}
+TIMED: Case = {**COUNTED, "size": 128, "batch": 4}
 AXES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # values to count and to time at
     "depth": (tuple(BLOCKS), tuple(BLOCKS)),
     "growth rate": ((12, 16, 24, 32, 48), (12, 16, 24, 32, 48)),
-    "size": ((64, 128, 224, 320, 448), (32, 64, 96, 128)),
+    "size": ((64, 128, 224, 320, 448), (64, 128, 160, 224)),
     "batch": ((1, 4, 8, 16, 32), (1, 2, 4, 8)),
 }
 COLOURS = ("#888888", "#c0504d", "#222222", "#2e75b6", "#2e9e6b", "#8064a2")

@@ -21,7 +21,14 @@ NETWORKS = {
     "fc_densenet": {"num_classes": 3, "num_pools": 2, "num_layers": 2, "growth_rate": 4},
     "rdn": {"scale": 2, "num_blocks": 2, "num_layers": 3, "growth_rate": 8, "num_features": 8},
     "rrdbnet": {"scale": 4, "num_blocks": 1, "num_features": 8, "growth_rate": 4},
-    "srdensenet": {"num_blocks": 2, "num_layers": 3, "growth_rate": 4, "num_features": 16},
+    "srdensenet": {
+        "scale": 2,
+        "num_blocks": 2,
+        "num_layers": 3,
+        "growth_rate": 4,
+        "num_features": 16,
+        "bottleneck_features": 16,
+    },
 }
 
 

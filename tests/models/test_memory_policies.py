@@ -79,7 +79,7 @@ def assert_equal_statistics(plain, engine):
     assert all(torch.equal(value, theirs[name]) for name, value in plain.named_buffers())
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47)])
+@pytest.mark.parametrize("size", [pytest.param((32, 32), marks=pytest.mark.slow), (33, 47)])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", SMALL)
 def test_every_network_learns_the_same_whatever_the_policy(name, policy, size):
@@ -221,9 +221,13 @@ CONFIGURATIONS = [
     ("densenet_bc_cifar", {"depth": 250, "growth_rate": 24}, 32),
     ("densenet_bc_cifar", {"depth": 190, "growth_rate": 40}, 32),
 ]
+QUICK = ("densenet121", "densenet_cifar")
 
 
-@pytest.mark.parametrize(("name", "arguments", "size"), CONFIGURATIONS)
+@pytest.mark.parametrize(
+    ("name", "arguments", "size"),
+    [pytest.param(*row, marks=[] if row[0] in QUICK else pytest.mark.slow) for row in CONFIGURATIONS],
+)
 def test_every_block_keeps_each_map_once(name, arguments, size):
     with torch.device("meta"):
         net = create_model(name, memory="min", **arguments).train()
