@@ -80,17 +80,15 @@ def select(variants: list[Variant], patterns: list[str] | None) -> list[Variant]
 
 def absent(variant: Variant, device: str = "cpu") -> str:
     """Returns why a variant cannot run here, or an empty string: what is not installed, or what has no such form."""
-    needed = [] if variant.source == OURS else [PEERS[variant.source].module]
-    if variant.form in RUNTIMES:
-        needed += [RUNTIMES[variant.form], *EXPORT]
-    missing = [module for module in needed if not is_installed(module)]
-    if missing:
-        return f"not installed: {', '.join(missing)}"
     if variant.form == "OpenVINO" and device != "cpu":
         return f"OpenVINO does not run on {device}"
     if variant.form == "ONNX Runtime" and variant.dtype != "fp32":
         return f"ONNX Runtime is measured in fp32 alone, not {variant.dtype}"
-    return ""
+    needed = [] if variant.source == OURS else [PEERS[variant.source].module]
+    if variant.form in RUNTIMES:
+        needed += [RUNTIMES[variant.form], *EXPORT]
+    missing = [module for module in needed if not is_installed(module)]
+    return f"not installed: {', '.join(missing)}" if missing else ""
 
 
 def absent_peers(case: Case) -> dict[str, str]:
