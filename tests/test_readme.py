@@ -52,7 +52,7 @@ def test_a_command_of_the_readme_parses_and_names_what_there_is(words):
     command: click.Command = root
     while isinstance(command, click.Group):
         command = command.commands[words.pop(0)]
-    values = command.make_context("densekit", list(words), obj=False).params
+    values = command.make_context("densekit", list(words), obj=False, **root.context_settings).params
     if values.get("model") and not values["model"].endswith(".safetensors"):
         assert values["model"] in trained_names()
     if command.name == "train" and f"-o {values['name']}" not in TEXT:  # but for what another command writes
