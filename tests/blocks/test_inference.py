@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from densekit import create_encoder, create_model
-from densekit.blocks import BasicLayer, BottleneckLayer, ConvLayer, DenseBlock, ResidualDenseBlock, optimize
+from densekit.blocks import BasicLayer, BottleneckLayer, ConvLayer, DenseBlock, ResidualDenseBlock, optimize, set_memory
 from densekit.blocks.inference import convs
 from densekit.blocks.inference.dense import BufferedBlock, KernelLayer, SplitBlock
 from densekit.blocks.layers import leaky_relu
@@ -74,6 +74,16 @@ def test_in_float64_nothing_but_rounding_is_left(name):
     net = built(name).double()
     x = torch.rand(2, 1 if name == "srdensenet" else 3, 24, 28, dtype=torch.float64)
     assert relative(optimize(net)(x), net(x)) <= 1e-12
+
+
+@pytest.mark.parametrize("memory", ["balanced", "min", "1GiB"])
+@pytest.mark.parametrize("name", ["densenet", "fc_densenet", "rdn"])
+def test_how_it_was_trained_makes_no_difference(name, memory):
+    net = built(name)
+    x = torch.rand(1, 3, 32, 32)
+    expected = net(x)
+    set_memory(net, memory)
+    assert relative(optimize(net)(x), expected) <= 1e-5
 
 
 @pytest.mark.parametrize("taps", ["act", "raw"])

@@ -90,11 +90,15 @@ class PlannedTransition(Transition, Planned):
 
     def __init__(self, transition: Transition) -> None:
         Planned.__init__(self)
-        self.memory, self.drop_rate = transition.memory, 0.0
         self.rectify = Activated(transition.norm)
         self.conv = PlannedConv.of(transition.conv)  # type: ignore[assignment]
         self.pool = transition.pool
         self.is_pooled_first = isinstance(transition.pool, nn.AvgPool2d)
+
+    def both(self, x: Tensor, *, is_tapped: bool = True) -> tuple[Tensor, Tensor]:
+        """Returns the block's output after norm and ReLU, and the transition's; there is nothing to make again."""
+        x = self.activate(x)
+        return x, self.reduce(x)
 
     def activate(self, x: Tensor) -> Tensor:
         return self.rectify(x)
