@@ -117,6 +117,17 @@ def test_parts_train_as_whole_weights_do(tmp_path, config_of, task, optim, optio
     assert max(distance(fsdp[key], ddp[key]) for key in (*TRAINED, "scaler", "adversary")) <= most
 
 
+def test_a_memory_budget_for_a_network_in_parts_is_refused(tmp_path):
+    def refused():
+        with pytest.raises(
+            ConfigError, match=r"model.memory: .* train.parallel=fsdp name a policy: balanced, lean or min"
+        ):
+            shard(create_model("rdn", num_features=8, num_blocks=1, num_layers=1, growth_rate=8, memory="1GiB"), "cpu")
+        return True
+
+    assert together(tmp_path, refused) == [True, True]
+
+
 def test_each_process_holds_half_of_weights_gradients_and_states(tmp_path):
     def local_and_whole():
         torch.manual_seed(0)
