@@ -23,6 +23,7 @@ class DenseBlock(nn.Module):
         growth_rate: k, channels each layer adds.
         make_layer: `make_layer(channels)` returns a module (B, channels, H, W) -> (B, growth_rate, H, W).
         memory: how training memory is spent, one of `MEMORY_POLICIES`.
+        layer_name: `layer_name(i)` is the name of the i-th child, counted from 1, where weights have other keys.
 
     Shapes: (B, c0, H, W), or several inputs that have c0 channels together -> (B, c0 + L k, H, W), the inputs'
     channels first, then each layer's in order; with `only_new` (B, L k, H, W), the layers' alone.
@@ -38,14 +39,15 @@ class DenseBlock(nn.Module):
         make_layer: Callable[[int], nn.Module],
         *,
         memory: str = "speed",
+        layer_name: Callable[[int], str] = "denselayer{}".format,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.out_channels = in_channels + num_layers * growth_rate
+        self.out_channels: int = in_channels + num_layers * growth_rate
         self.growth_rate = growth_rate
-        self.memory = check_policy(memory)
+        self.memory: str = check_policy(memory)
         for i in range(num_layers):
-            self.add_module(f"denselayer{i + 1}", make_layer(in_channels + i * growth_rate))
+            self.add_module(layer_name(i + 1), make_layer(in_channels + i * growth_rate))
 
     def forward(self, *inputs: Tensor, only_new: bool = False) -> Tensor:
         plan = self._plan(inputs, only_new)

@@ -29,11 +29,18 @@ MODELS: dict[str, Entry] = {
     "srdensenet": Entry("sr", "srdensenet:SRDenseNet", {}),
     "rrdbnet": Entry("sr", "rrdbnet:RRDBNet", {}),
     "rrdbnet_6b": Entry("sr", "rrdbnet:RRDBNet", {"num_blocks": 6}),
-    "fc_densenet": Entry("seg", "fc_densenet:FCDenseNet", {}),
-    "fc_densenet56": Entry("seg", "fc_densenet:FCDenseNet", {"growth_rate": 12, "num_layers": 4}),
-    "fc_densenet67": Entry("seg", "fc_densenet:FCDenseNet", {"growth_rate": 16, "num_layers": 5}),
+    "fc_densenet": Entry("seg", "fc_densenet:FCDenseNet", {}, "fc_densenet:FCDenseNetEncoder"),
+    "fc_densenet56": Entry(
+        "seg", "fc_densenet:FCDenseNet", {"growth_rate": 12, "num_layers": 4}, "fc_densenet:FCDenseNetEncoder"
+    ),
+    "fc_densenet67": Entry(
+        "seg", "fc_densenet:FCDenseNet", {"growth_rate": 16, "num_layers": 5}, "fc_densenet:FCDenseNetEncoder"
+    ),
     "fc_densenet103": Entry(
-        "seg", "fc_densenet:FCDenseNet", {"growth_rate": 16, "num_layers": (4, 5, 7, 10, 12, 15, 12, 10, 7, 5, 4)}
+        "seg",
+        "fc_densenet:FCDenseNet",
+        {"growth_rate": 16, "num_layers": (4, 5, 7, 10, 12, 15, 12, 10, 7, 5, 4)},
+        "fc_densenet:FCDenseNetEncoder",
     ),
     "unet": Entry("seg", "smp:EncoderDecoder", {"decoder": "unet"}),
     "unetplusplus": Entry("seg", "smp:EncoderDecoder", {"decoder": "unetplusplus"}),
@@ -81,6 +88,40 @@ MODELS: dict[str, Entry] = {
         "densenet:DenseNet",
         {"stem": "cifar", "num_classes": 10, "depth": 100, "growth_rate": 12},
         "densenet:DenseNetEncoder",
+    ),
+    "rdnet_tiny": Entry("encoder", "rdnet:RDNet", {}, "rdnet:RDNetEncoder"),
+    "rdnet_small": Entry(
+        "encoder",
+        "rdnet:RDNet",
+        {
+            "num_init_features": 72,
+            "growth_rate": (64, *(128,) * 8, 240, 240),
+            "block_config": (3,) * 11,
+            "strides": (1, 2, 2, 1, 1, 1, 1, 1, 1, 2, 1),
+        },
+        "rdnet:RDNetEncoder",
+    ),
+    "rdnet_base": Entry(
+        "encoder",
+        "rdnet:RDNet",
+        {
+            "num_init_features": 120,
+            "growth_rate": (96, 128, *(168,) * 7, 336, 336),
+            "block_config": (3,) * 11,
+            "strides": (1, 2, 2, 1, 1, 1, 1, 1, 1, 2, 1),
+        },
+        "rdnet:RDNetEncoder",
+    ),
+    "rdnet_large": Entry(
+        "encoder",
+        "rdnet:RDNet",
+        {
+            "num_init_features": 144,
+            "growth_rate": (128, 192, *(256,) * 8, 360, 360),
+            "block_config": (3,) * 12,
+            "strides": (1, 2, 2, 1, 1, 1, 1, 1, 1, 1, 2, 1),
+        },
+        "rdnet:RDNetEncoder",
     ),
 }
 
@@ -134,7 +175,7 @@ def create_encoder(name: str, /, **arguments: Any) -> nn.Module:
     """Returns a feature extractor with random weights: `create_encoder("densenet121", out_indices=(1, 2, 3))`.
 
     Args:
-        name: a network that has one; its classifier's weights fit.
+        name: a network that has one; its weights fit.
         arguments: of the encoder's constructor, and `memory`, as in `create_model`; they win over those that the name
             stands for.
 

@@ -16,6 +16,8 @@ from densekit.errors import ConfigError
 from densekit.models.network import Network
 from densekit.models.statistics import register_statistics
 
+TAPS = ("act", "raw", "smp")
+
 
 class DenseNet(Network):
     """DenseNet classifier: features, ReLU, global average pool, linear layer.
@@ -23,7 +25,7 @@ class DenseNet(Network):
     DenseNet-121 is the default. State dicts of torchvision and timm load as they are.
 
     Args:
-        num_classes: logits.
+        num_classes: logits; 0 for no classifier, the pooled features are the output then.
         in_channels: of the images.
         growth_rate: k, maps each layer adds.
         block_config: layers of each dense block.
@@ -84,7 +86,7 @@ class DenseNet(Network):
         channels = tap_channels(self.features)[-1]
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
         self.features.add_module("relu5", nn.ReLU(inplace=True))
-        self.classifier = nn.Linear(channels, num_classes)
+        self.classifier = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
         init_densenet_(self)
         reductions, self.receptive_field = measure(self.features)
         self.multiple_of = reductions[-1]
@@ -104,7 +106,8 @@ class DenseNetEncoder(Network):
         in_channels: of the images.
         out_indices: the taps, ascending: 0 is the stem before its max pool, i the i-th dense block; None, every block.
         taps: "act", block outputs after norm and ReLU, as the next transition computes them; "raw", block outputs as
-            concatenated, which is what timm gives. The last block's output is after norm5 and ReLU in both.
+            concatenated, which is what timm gives. The last block's output is after norm5 and ReLU in both. "smp", as
+            "act" but for the last, which is after norm5 alone: what segmentation_models_pytorch gives.
         output_stride: 8, 16 or 32, the largest reduction: beyond it transitions keep their 1x1 convolution and drop
             their pool, and later 3x3 convolutions double their dilation. Weights fit every output stride.
         growth_rate, block_config, depth, num_init_features, bn_size, compression, stem, drop_rate, dropout, mean, std:
@@ -145,8 +148,8 @@ class DenseNetEncoder(Network):
         super().__init__()
         blocks = block_config if depth is None else blocks_of_depth(depth, bn_size)
         out_indices = check_taps(range(1, len(blocks) + 1) if out_indices is None else out_indices, len(blocks))
-        if taps not in ("act", "raw"):
-            raise ConfigError(f"taps={taps!r}: expected 'act' or 'raw'")
+        if taps not in TAPS:
+            raise ConfigError(f"taps={taps!r}: expected 'act', 'raw' or 'smp'")
         if output_stride not in (8, 16, 32):
             raise ConfigError(f"output_stride={output_stride}: expected 8, 16 or 32")
         register_statistics(self, in_channels, mean, std)
@@ -166,14 +169,15 @@ class DenseNetEncoder(Network):
         channels = tap_channels(self.features)
         if last == len(blocks):
             self.features.add_module("norm5", nn.BatchNorm2d(channels[-1]))
-            self.features.add_module("relu5", nn.ReLU(inplace=True))
-        elif taps == "act" and last > 0:
+            if taps != "smp":
+                self.features.add_module("relu5", nn.ReLU(inplace=True))
+        elif taps != "raw" and last > 0:
             activate = OrderedDict(norm=nn.BatchNorm2d(channels[-1]), relu=nn.ReLU(inplace=True))
             self.features.add_module(f"transition{last}", Chain(activate))
         init_densenet_(self)
         names = ["relu0" if stem == "imagenet" else "conv0"]
-        names += [f"transition{i}" if taps == "act" else f"denseblock{i}" for i in range(1, len(blocks))]
-        names.append("relu5")
+        names += [f"denseblock{i}" if taps == "raw" else f"transition{i}" for i in range(1, len(blocks))]
+        names.append("norm5" if taps == "smp" else "relu5")
         self.tap_names = frozenset(names[i] for i in out_indices)
         reductions, self.receptive_field = measure(self.features)
         self.channels = tuple(channels[i] for i in out_indices)
@@ -259,15 +263,15 @@ def blocks_of_depth(depth: int, bn_size: int | None) -> tuple[int, int, int]:
     return ((depth - 4) // divisor,) * 3
 
 
-def check_taps(out_indices: Sequence[int], num_blocks: int) -> list[int]:
-    """Returns `out_indices` as a list if they ascend from 0 at the least to `num_blocks` at the most.
+def check_taps(out_indices: Sequence[int], last: int, first: str = "0 (stem)") -> list[int]:
+    """Returns `out_indices` as a list if they ascend from 0, which a message calls `first`, at the least to `last`.
 
     Raises:
         ConfigError: they do not, or there are none.
     """
     indices = list(out_indices)
-    if not indices or indices != sorted(set(indices)) or indices[0] < 0 or indices[-1] > num_blocks:
-        raise ConfigError(f"out_indices={tuple(indices)}: expected ascending numbers from 0 (stem) to {num_blocks}")
+    if not indices or indices != sorted(set(indices)) or indices[0] < 0 or indices[-1] > last:
+        raise ConfigError(f"out_indices={tuple(indices)}: expected ascending numbers from {first} to {last}")
     return indices
 
 

@@ -24,4 +24,4 @@ def register_statistics(
         values = [default] * in_channels if values is None else list(values)
         if len(values) != in_channels:
             raise ConfigError(f"{name} has {len(values)} values: expected {in_channels}, one for each channel")
-        net.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+        net.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)

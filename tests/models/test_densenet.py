@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
@@ -147,7 +148,19 @@ def test_raw_taps_are_timms_features(theirs, picture):
     assert list(encoder.reductions) == reference.feature_info.reduction()
 
 
-@pytest.mark.parametrize("taps", ["act", "raw"])
+def test_smp_taps_are_smps_features(theirs, picture):
+    reference = smp.encoders.get_encoder("densenet121").eval()
+    state = features_only(theirs.state_dict())
+    reference.load_state_dict(dict(state))
+    encoder = create_encoder("densenet121", taps="smp", out_indices=range(5)).eval()
+    encoder.load_state_dict(state, strict=True)
+    with torch.inference_mode():
+        for ours, expected in zip(encoder(picture), reference(picture)[1:], strict=True):
+            assert torch.equal(ours, expected)
+        assert encoder(picture)[-1].min() < -0.5  # the one that is not rectified
+
+
+@pytest.mark.parametrize("taps", ["act", "raw", "smp"])
 @pytest.mark.parametrize(
     ("output_stride", "reductions"), [(32, (2, 4, 8, 16, 32)), (16, (2, 4, 8, 16, 16)), (8, (2, 4, 8, 8, 8))]
 )
@@ -198,6 +211,8 @@ def test_a_dilated_layer_sees_the_same_samples_of_a_finer_grid():
         ((2,), "act", "transition2.norm"),
         ((1, 3), "raw", "denseblock3"),
         ((4,), "raw", "norm5"),
+        ((0, 2), "smp", "transition2.norm"),
+        ((4,), "smp", "norm5"),
         (None, "act", "norm5"),
     ],
 )
@@ -294,7 +309,7 @@ def test_statistics_are_subtracted_and_divided_inside_and_are_not_in_the_state()
         ({"out_indices": (3, 1)}, "out_indices=(3, 1): expected ascending numbers from 0 (stem) to 4"),
         ({"out_indices": ()}, "out_indices=(): expected ascending numbers from 0 (stem) to 4"),
         ({"out_indices": (1, 5)}, "out_indices=(1, 5): expected ascending numbers from 0 (stem) to 4"),
-        ({"taps": "post"}, "taps='post': expected 'act' or 'raw'"),
+        ({"taps": "post"}, "taps='post': expected 'act', 'raw' or 'smp'"),
         ({"output_stride": 4}, "output_stride=4: expected 8, 16 or 32"),
         ({"stem": "deep"}, "stem='deep': expected 'imagenet' or 'cifar'"),
         ({"depth": 42}, "depth=42: a net with bottleneck has 6 n + 4 layers; the nearest is 40"),

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from densekit.errors import ConfigError
-from densekit.models import create_model
+from densekit.models import create_encoder, create_model
 
 SMALL = {"num_init_features": 6, "growth_rate": 4, "num_pools": 2, "num_layers": (1, 2, 3, 2, 1)}
 
@@ -76,6 +76,54 @@ def test_a_logit_depends_on_nothing_beyond_the_receptive_field(reach):
     assert 0.6 * net.receptive_field < reach(net, in_channels=3, size=96) <= net.receptive_field
 
 
+def test_the_encoder_is_the_networks_way_down_and_its_weights_fit():
+    net, encoder = create_model("fc_densenet", **SMALL).eval(), create_encoder("fc_densenet", **SMALL).eval()
+    whole = net.state_dict()
+    encoder.load_state_dict({key: whole[key] for key in encoder.state_dict()}, strict=True)
+    seen = []
+    for block in (*net.down_blocks, net.bottleneck):
+        block.register_forward_pre_hook(lambda block, inputs: seen.append((block, inputs[0])))
+    x = torch.rand(1, 3, 32, 24)
+    with torch.inference_mode():
+        net(x)
+        expected = [block(stack) for block, stack in list(seen)]
+        for ours, theirs in zip(encoder(x), expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "reductions"),
+    [(32, (1, 2, 4, 8, 16, 32)), (16, (1, 2, 4, 8, 16, 16)), (8, (1, 2, 4, 8, 8, 8))],
+)
+def test_every_tap_has_the_channels_and_the_reduction_it_promises(output_stride, reductions):
+    arguments = {"num_layers": 1, "growth_rate": 4, "num_init_features": 4}
+    encoder = create_encoder("fc_densenet", output_stride=output_stride, in_channels=4, **arguments).eval()
+    assert encoder.reductions == reductions
+    assert encoder.channels == (8, 12, 16, 20, 24, 28)
+    assert encoder.multiple_of == output_stride
+    for y, channels, reduction in zip(encoder(torch.rand(1, 4, 64, 96)), encoder.channels, reductions, strict=True):
+        assert y.shape == (1, channels, 64 // reduction, 96 // reduction)
+    plain = create_encoder("fc_densenet", in_channels=4, **arguments)
+    encoder.load_state_dict(plain.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("out_indices", [(0,), (0, 1), (1, 2)])
+def test_blocks_that_no_tap_needs_are_not_built(out_indices, dead_parameters):
+    encoder = create_encoder("fc_densenet", out_indices=out_indices, **SMALL)
+    parts = {name.split(".")[0] for name, _ in encoder.named_parameters()}
+    assert ("bottleneck" in parts) == (2 in out_indices)
+    assert len(encoder.transitions_down) == out_indices[-1]
+    assert dead_parameters(encoder, torch.rand(4, 3, 22, 29)) == []
+
+
+@pytest.mark.parametrize("output_stride", [32, 8])
+def test_a_feature_depends_on_nothing_beyond_the_receptive_field(output_stride, reach):
+    encoder = create_encoder(
+        "fc_densenet", num_init_features=3, growth_rate=2, num_pools=4, num_layers=1, output_stride=output_stride
+    )
+    assert 0.7 * encoder.receptive_field < reach(encoder, in_channels=3, size=192) <= encoder.receptive_field
+
+
 def test_statistics_are_subtracted_and_divided_inside_and_are_not_in_the_state():
     mean, std = (0.2, 0.4, 0.6), (0.1, 0.2, 0.3)
     plain = create_model("fc_densenet", **SMALL).eval()
@@ -111,4 +159,18 @@ def test_dropout_falls_on_single_values_after_every_convolution_but_the_first_an
 def test_impossible_arguments_are_named(arguments, message):
     with pytest.raises(ConfigError) as error:
         create_model("fc_densenet", **{**SMALL, **arguments})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"out_indices": (0, 3)}, "out_indices=(0, 3): expected ascending numbers from 0 (first block) to 2"),
+        ({"output_stride": 2}, "output_stride=2: expected 8, 16 or 32"),
+        ({"num_layers": (1, 2, 3)}, "num_layers has 3 entries: expected 5 for 2 pools"),
+    ],
+)
+def test_impossible_arguments_of_the_encoder_are_named(arguments, message):
+    with pytest.raises(ConfigError) as error:
+        create_encoder("fc_densenet", **{**SMALL, **arguments})
     assert str(error.value) == message

@@ -6,10 +6,20 @@ import sys
 import pytest
 
 from densekit.errors import ConfigError
-from densekit.models import MODELS, constructor_arguments, create_encoder, create_model, model_class, model_names
+from densekit.models import (
+    MODELS,
+    constructor_arguments,
+    create_encoder,
+    create_model,
+    encoder_class,
+    model_class,
+    model_names,
+)
+from densekit.models.network import Network
 
 ENCODERS = (
-    "(densenet, densenet121, densenet161, densenet169, densenet201, densenet264, densenet_bc_cifar, densenet_cifar)"
+    "(densenet, densenet121, densenet161, densenet169, densenet201, densenet264, densenet_bc_cifar, densenet_cifar, "
+    "fc_densenet, fc_densenet103, fc_densenet56, fc_densenet67, rdnet_base, rdnet_large, rdnet_small, rdnet_tiny)"
 )
 
 
@@ -30,15 +40,17 @@ def test_what_a_name_stands_for_is_what_its_constructor_takes():
     for name, entry in MODELS.items():
         assert entry.arguments.keys() <= set(constructor_arguments(model_class(name)))
         assert entry.task in ("sr", "seg", "encoder")
-        assert bool(entry.encoder) == (entry.task == "encoder")
+        assert entry.encoder or entry.task != "encoder"
+        assert not entry.encoder or issubclass(encoder_class(name), Network)
 
 
 def test_names_are_listed_by_pattern_and_task():
-    assert model_names("rdn*") == ["rdn", "rdn_a", "rdn_b"]
+    assert model_names("rdn_*") == ["rdn_a", "rdn_b"]
     assert model_names(task="seg") == [
         *("deeplabv3", "deeplabv3plus", "fc_densenet", "fc_densenet103", "fc_densenet56", "fc_densenet67", "fpn"),
         *("linknet", "manet", "pan", "pspnet", "segformer", "unet", "unetplusplus", "upernet"),
     ]
+    assert model_names("rdnet*") == ["rdnet_base", "rdnet_large", "rdnet_small", "rdnet_tiny"]
     assert model_names("*cifar") == ["densenet_bc_cifar", "densenet_cifar"]
     assert model_names("resnet*") == []
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import ast
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -11,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import densekit.models.smp
 from densekit.cards import Card
 from densekit.checkpoint import load_model, save_model
 from densekit.errors import ConfigError
 from densekit.models import MODELS, constructor_arguments, create_model
-from densekit.models.smp import DECODERS, SmpEncoder, encoder_names, register
+from densekit.models.smp import DECODERS
 from densekit.predict.segment import Segmenter
 
 TINY = {"encoder": "densenet", "growth_rate": 8, "block_config": (1, 2, 1, 2), "num_init_features": 8}
@@ -40,13 +37,6 @@ def tiny():
         return net
 
     return build
-
-
-def test_importing_the_module_loads_no_smp():
-    tree = ast.parse(Path(densekit.models.smp.__file__).read_text("utf-8"))
-    loaded = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert loaded
-    assert not [line for line in loaded if "segmentation_models_pytorch" in line]
 
 
 def test_every_decoder_has_a_name_in_the_table():
@@ -191,8 +181,11 @@ def test_a_batch_of_one_cannot_train_a_pooled_norm_and_the_error_says_so(name, t
     ("name", "arguments", "message"),
     [
         ("unet", {"decoder": "unt"}, "decoder='unt': not one of unet, unetplusplus, "),
-        ("unet", {"encoder": "densenet12"}, "encoder='densenet12': not one of densenet, densenet121, densenet161, "),
-        ("unet", {"encoder": "densenet_cifar"}, "encoder='densenet_cifar': not one of densenet, densenet121, "),
+        ("unet", {"encoder": "densenet12"}, "encoder='densenet12': not one of fc_densenet, fc_densenet56, "),
+        ("unet", {"encoder": "densenet_cifar"}, "encoder='densenet_cifar': not one of fc_densenet, fc_densenet56, "),
+        ("unet", {"encoder": "rdnet_tiny", "taps": "raw"}, "taps: rdnet_tiny takes no such argument; remove it"),
+        ("unet", {"encoder": "fc_densenet56", "block_config": (1,)}, "block_config: fc_densenet56 takes no such arg"),
+        ("unet", {"taps": "last"}, "taps='last': expected 'act', 'raw' or 'smp'"),
         ("fpn", {"output_stride": 16}, "output_stride=16: fpn takes 32"),
         ("deeplabv3plus", {"output_stride": 32}, "output_stride=32: deeplabv3plus takes 8 or 16"),
         ("linknet", {"decoder_channels": 4}, "decoder_channels: linknet has no width to choose; remove it"),
@@ -221,6 +214,15 @@ def test_a_checkpoint_rebuilds_the_network_and_predicts_images_of_any_size(name,
     assert ids.shape == (77, 123)
 
 
+def test_with_smps_taps_a_network_of_smp_gives_its_own_logits():
+    peer = randomized(smp.Unet("densenet121", encoder_weights=None, classes=11))
+    ours = create_model("unet", taps="smp").eval()
+    ours.load_state_dict(peer.state_dict(), strict=True)
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), peer(x), rtol=1e-5, atol=1e-5)
+
+
 def test_nothing_is_left_in_the_table_of_smp(tiny):
     before = dict(smp.encoders.encoders)
     tiny("unet")
@@ -229,49 +231,46 @@ def test_nothing_is_left_in_the_table_of_smp(tiny):
     assert smp.encoders.encoders == before
 
 
-class TestRegistered:
-    @pytest.fixture(autouse=True)
-    def _registered(self, monkeypatch):
-        monkeypatch.setattr(smp.encoders, "encoders", dict(smp.encoders.encoders))
-        register()
+OTHERS = {
+    "rdnet_tiny": {"growth_rate": (8,) * 7, "block_config": (1,) * 7, "num_init_features": 16},
+    "fc_densenet56": {"growth_rate": 4, "num_init_features": 8},
+}
 
-    def test_every_encoder_has_a_name_there(self):
-        names = [name for name in smp.encoders.encoders if name.startswith("densekit-")]
-        assert names == [f"densekit-{name}" for name in encoder_names()]
-        assert "densekit-densenet264" in names
-        assert "densekit-densenet_cifar" not in names
 
-    def test_every_depth_gives_the_channels_that_it_announces(self):
-        x = torch.rand(1, 3, 64, 96)
-        for depth in range(1, 6):
-            encoder = smp.encoders.get_encoder("densekit-densenet121", depth=depth, output_stride=16).eval()
-            features = encoder(x)
-            assert [feature.shape[1] for feature in features] == encoder.out_channels
-            assert len(features) == depth + 1
-            assert encoder.output_stride == min(16, 2**depth) == 96 // features[-1].shape[-1]
+@pytest.mark.parametrize("encoder", OTHERS)
+@pytest.mark.parametrize("name", ["unet", "deeplabv3plus", "linknet"])
+def test_other_encoders_take_any_size_and_their_checkpoints_rebuild_them(name, encoder, tmp_path):
+    arguments = {"encoder": encoder, **OTHERS[encoder], "decoder_channels": NARROW.get(name, 8), "num_classes": 5}
+    arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+    net = create_model(name, in_channels=4, **arguments).eval()
+    save_model(tmp_path / "net.safetensors", net, Card("seg", name, {"in_channels": 4, **arguments}))
+    loaded, _ = load_model(tmp_path / "net.safetensors")
+    x = torch.rand(1, 4, 65, 70)
+    with torch.no_grad():
+        assert net(x).shape == (1, 5, 65, 70)
+        assert torch.equal(loaded.eval()(x), net(x))
 
-    @pytest.mark.parametrize("in_channels", [1, 4])
-    def test_images_of_other_channels_get_the_kernels_that_smp_would_make(self, in_channels):
-        peer = smp.encoders.get_encoder("densenet121").eval()
-        ours = SmpEncoder().eval()
-        ours.load_state_dict(peer.state_dict(), strict=True)
-        for encoder in (ours, peer):
-            encoder.set_in_channels(in_channels, pretrained=True)
-        assert torch.equal(ours.features.conv0.weight, peer.features.conv0.weight)
-        x = torch.rand(1, in_channels, 32, 32)
-        assert torch.equal(ours(x)[3], peer(x)[3])
-        assert ours.out_channels == [in_channels, 64, 256, 512, 1024, 1024]
 
-    def test_random_kernels_for_other_channels_are_drawn_anew(self):
-        net = smp.Unet("densekit-densenet121", encoder_weights=None, in_channels=5, classes=2)
-        weight = net.encoder.features.conv0.weight
-        assert weight.shape == (64, 5, 7, 7)
-        assert weight.std().item() == pytest.approx((2 / (49 * 64)) ** 0.5, rel=0.05)
-        assert net.train()(torch.rand(2, 5, 64, 64)).shape == (2, 2, 64, 64)
+def test_an_encoder_that_sees_the_whole_image_leaves_no_receptive_field():
+    net = create_model("unet", encoder="rdnet_tiny", **OTHERS["rdnet_tiny"], decoder_channels=(2,) * 5)
+    assert net.receptive_field is None
 
-    def test_an_impossible_depth_is_refused(self):
-        with pytest.raises(ConfigError, match="depth=6: expected 1 to 5"):
-            smp.Unet("densekit-densenet121", encoder_weights=None, encoder_depth=6, decoder_channels=[1] * 6)
+
+@pytest.mark.parametrize(("name", "width"), [("unet", (2,) * 5), ("linknet", None), ("segformer", 2)])
+def test_a_logit_over_an_fc_densenet_depends_on_nothing_beyond_the_receptive_field(name, width, reach, monkeypatch):
+    small = MODELS["fc_densenet"]._replace(arguments={"num_layers": 1, "growth_rate": 2, "num_init_features": 4})
+    monkeypatch.setitem(MODELS, "fc_tiny", small)
+    net = create_model(name, num_classes=1, encoder="fc_tiny", decoder_channels=width)
+    assert 0.7 * net.receptive_field <= reach(net, in_channels=3, size=384, phases=(0, 17)) <= net.receptive_field
+
+
+def randomized(net):
+    """A network whose batch norms have statistics of their own, for prediction."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    return net.eval()
 
 
 def test_arguments_are_those_of_a_config():

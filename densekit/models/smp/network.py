@@ -1,4 +1,4 @@
-"""Our DenseNet encoders under the decoders of segmentation_models_pytorch (SMP), imported where one is built."""
+"""A segmentation network: one of our encoders under a decoder of SMP."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densekit.blocks import init_densenet_, radius
+from densekit.blocks import radius
 from densekit.errors import ConfigError, suggest
-from densekit.models import MODELS
-from densekit.models.densenet import DenseNetEncoder
+from densekit.models import constructor_arguments, encoder_class
 from densekit.models.network import Network
+from densekit.models.smp.encoders import SmpEncoder, encoder_arguments, encoder_type
 from densekit.models.statistics import register_statistics
 
 
@@ -52,10 +51,10 @@ DECODERS: dict[str, Decoder] = {
 
 
 class EncoderDecoder(Network):
-    """A segmentation network: a DenseNet encoder of ours, and a decoder and head of SMP.
+    """A segmentation network: an encoder of ours, and a decoder and head of SMP.
 
-    Its parameters have the names of SMP's own networks with torchvision's DenseNets, whose weights fit. The features
-    are the same but for the deepest, which is rectified here, as the others are, and not there.
+    Its parameters have the names of SMP's own networks with torchvision's DenseNets, whose weights fit. With
+    `taps="smp"` so do the features, and the logits are SMP's; else the deepest is rectified, as the others are.
 
     Args:
         num_classes: channels of the logits; 1 for foreground against background.
@@ -64,17 +63,18 @@ class EncoderDecoder(Network):
         output_stride: 8, 16 or 32, the largest reduction of the encoder; None takes the decoder's usual one.
         decoder_channels: width of the decoder: one number, or five for unet, unetplusplus and manet; None takes SMP's.
         in_channels: of the images.
-        growth_rate, block_config, num_init_features: of the encoder, where they are to differ from its name's.
+        growth_rate, block_config, num_init_features, taps: of the encoder, where they are to differ from its name's and
+            it has them.
         drop_rate: share of the encoder's activations set to zero in training, 0..1.
         mean, std: per channel, subtracted from and divided into the image in 0..1; they are part of the model.
 
     Shapes: (B, in_channels, H, W) in 0..1 -> logits (B, num_classes, H, W), any H and W: the image is continued at the
     bottom and right by its last row and column to multiples of `multiple_of`, the logits are cropped back.
-    `receptive_field` is a bound; it is None where a decoder pools the whole image, or has group norms.
+    `receptive_field` is a bound; it is None where encoder or decoder pools the whole image, or has group norms.
 
     Raises:
-        ConfigError: no such decoder or encoder, or an output stride or width that it does not take; when called, a
-            batch of one whose pooled value a batch norm is to normalise in training.
+        ConfigError: no such decoder or encoder, or an argument that it does not take; when called, a batch of one whose
+            pooled value a batch norm is to normalise in training.
 
     Source: Iakubovskii, segmentation_models_pytorch; the decoders' papers are named there.
     """
@@ -95,9 +95,10 @@ class EncoderDecoder(Network):
         output_stride: int | None = None,
         decoder_channels: int | Sequence[int] | None = None,
         in_channels: int = 3,
-        growth_rate: int | None = None,
+        growth_rate: int | Sequence[int] | None = None,
         block_config: Sequence[int] | None = None,
         num_init_features: int | None = None,
+        taps: str | None = None,
         drop_rate: float = 0.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -113,22 +114,32 @@ class EncoderDecoder(Network):
         if decoder_channels is not None and not kind.channels:
             raise ConfigError(f"decoder_channels: {decoder} has no width to choose; remove it")
         register_statistics(self, in_channels, mean, std)
-        own = {"growth_rate": growth_rate, "block_config": block_config, "num_init_features": num_init_features}
-        given = {key: value for key, value in own.items() if value is not None}
-        arguments: dict[str, Any] = encoder_arguments(encoder) | given
-        make_encoder = partial(SmpEncoder, **arguments, in_channels=in_channels, drop_rate=drop_rate)
+        arguments, encoder_kind = encoder_arguments(encoder), encoder_type(encoder)
+        own = {
+            "growth_rate": growth_rate,
+            "block_config": block_config,
+            "num_init_features": num_init_features,
+            "taps": taps,
+        }
+        for key, value in own.items():
+            if value is not None and key not in constructor_arguments(encoder_class(encoder)):
+                raise ConfigError(f"{key}: {encoder} takes no such argument; remove it")
+            arguments |= {} if value is None else {key: value}
+        make_encoder = partial(encoder_kind, **arguments, in_channels=in_channels, drop_rate=drop_rate)
         width = {} if decoder_channels is None else {kind.channels: decoder_channels}
         net = create_smp(kind, make_encoder, stride, in_channels=in_channels, classes=num_classes, **width)
         self.encoder, self.decoder, self.segmentation_head = net.encoder, net.decoder, net.segmentation_head
         self.decoder_name, self.pooled_norm = decoder, kind.pooled_norm
         self.multiple_of = self.encoder.multiple_of
         self.min_size = kind.smallest * self.multiple_of
-        steps = [(r, Fraction(1, reduction)) for r, reduction in ((self.encoder.receptive_field, 1), *kind.steps)]
-        self.receptive_field = radius(steps) if kind.steps else None
+        seen = self.encoder.receptive_field
+        steps = [(r, Fraction(1, reduction)) for r, reduction in kind.steps]
+        self.receptive_field = radius([(seen, 1), *steps]) if steps and seen is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        if len(x) == 1 and self.pooled_norm and self.decoder.get_submodule(self.pooled_norm).training:
+        pools = self.pooled_norm and self.decoder.get_submodule(self.pooled_norm).training
+        if pools and x.shape[0] == 1:  # asked for last: an exported graph is to take any number of images
             raise ConfigError(
                 f"{self.decoder_name} pools each image to one value of a channel, and batch statistics of one value do "
                 "not exist; give it at least 2 images at a time (train.batch_size)"
@@ -140,103 +151,12 @@ class EncoderDecoder(Network):
         return self.segmentation_head(self.decoder(self.encoder(x)))[..., :height, :width]
 
 
-class SmpEncoder(DenseNetEncoder):
-    """A DenseNet encoder by SMP's contract: `smp.Unet("densekit-densenet121", encoder_weights=None)` after `register`.
-
-    Args:
-        depth: halvings, 1 to 5; what lies deeper is not built.
-        output_stride, in_channels, arguments: as in `DenseNetEncoder`.
-
-    Shapes: (B, in_channels, H, W) -> list of the image itself and `depth` features with `out_channels`, at 1/2, 1/4,
-    ... of its size, none below 1 / output_stride.
-
-    Raises:
-        ConfigError: an impossible depth or argument.
-    """
-
-    def __init__(self, *, depth: int = 5, output_stride: int = 32, in_channels: int = 3, **arguments: Any) -> None:
-        if not 1 <= depth <= 5:
-            raise ConfigError(f"depth={depth}: expected 1 to 5")
-        super().__init__(
-            in_channels=in_channels, out_indices=tuple(range(depth)), output_stride=output_stride, **arguments
-        )
-        self._depth, self._in_channels, self._output_stride = depth, in_channels, output_stride
-        self._out_channels = [in_channels, *self.channels]
-
-    @property
-    def out_channels(self) -> list[int]:
-        """Channels of the image and of each feature."""
-        return self._out_channels
-
-    @property
-    def output_stride(self) -> int:
-        """The largest reduction."""
-        return self.multiple_of
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [x, *super().forward(x)]
-
-    def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Replaces the first convolution by one for images of `in_channels`, normalised with mean 0 and std 1.
-
-        With `pretrained` its kernels are those of the old channels: their sum for one channel, else theirs in turn,
-        scaled by the ratio of the numbers of channels, as in SMP. Without, they are random.
-        """
-        if in_channels == self._in_channels:
-            return
-        old = self.features.conv0
-        assert isinstance(old, nn.Conv2d)
-        conv = nn.Conv2d(in_channels, old.out_channels, 7, stride=2, padding=3, bias=False).to(old.weight)
-        init_densenet_(conv)
-        if pretrained:
-            kernels = old.weight.detach()
-            turns = torch.arange(in_channels, device=kernels.device) % self._in_channels
-            scaled = kernels[:, turns] * (self._in_channels / in_channels)
-            conv.weight.data = kernels.sum(1, keepdim=True) if in_channels == 1 else scaled
-        self.features.conv0 = conv
-        register_statistics(self, in_channels, None, None)
-        self._in_channels, self._out_channels[0] = in_channels, in_channels
-
-    def make_dilated(self, output_stride: int) -> None:
-        """Does nothing: the constructor has built the dilated network."""
-
-
-def encoder_names() -> list[str]:
-    """Returns the encoders that halve the image at their first convolution, as SMP's decoders ask for."""
-    return [name for name, entry in MODELS.items() if entry.encoder and entry.arguments.get("stem") != "cifar"]
-
-
-def encoder_arguments(name: str) -> dict[str, Any]:
-    """Returns the constructor arguments that an encoder's name stands for.
-
-    Raises:
-        ConfigError: no such encoder, or none that decoders can use.
-    """
-    names = encoder_names()
-    if name not in names:
-        raise ConfigError(f"encoder={name!r}: not one of {', '.join(names)}{suggest(name, names)}")
-    return dict(MODELS[name].arguments)
-
-
-def register() -> None:
-    """Puts our encoders into SMP's table as "densekit-densenet121" and so on, for every network of SMP."""
-    import segmentation_models_pytorch as smp
-
-    for name in encoder_names():
-        smp.encoders.encoders[f"densekit-{name}"] = entry_for(partial(SmpEncoder, **encoder_arguments(name)))
-
-
-def entry_for(make_encoder: Callable[..., SmpEncoder]) -> dict[str, Any]:
-    """Returns an entry of SMP's table of encoders, without weights to download."""
-    return {"encoder": make_encoder, "params": {}, "pretrained_settings": {}}
-
-
 def create_smp(kind: Decoder, make_encoder: Callable[..., SmpEncoder], output_stride: int, **arguments: Any) -> Any:
     """Returns a network of SMP over an encoder that is in SMP's table, under a name of its own, only meanwhile."""
     import segmentation_models_pytorch as smp
 
     name = f"densekit-{uuid.uuid4().hex}"
-    smp.encoders.encoders[name] = entry_for(make_encoder)
+    smp.encoders.encoders[name] = {"encoder": make_encoder, "params": {}, "pretrained_settings": {}}
     try:
         return getattr(smp, kind.model)(
             name, encoder_weights=None, encoder_depth=kind.depth, **{kind.stride: output_stride}, **arguments
