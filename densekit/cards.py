@@ -96,6 +96,25 @@ def split_header(data: bytes, source: str) -> tuple[int, dict[str, Any]]:
     return 8 + header.index(SEAL) + len(SEAL), description
 
 
+def digest_of(path: str | Path) -> str:
+    """Returns the SHA-256 of a file's bytes, as sha256sum prints it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_ours(path: str | Path) -> bool:
+    """Says whether a file is a checkpoint that densekit saved, damaged or not.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return SEAL in read_bytes(path, header_only=True)
+
+
 def verify_seal(data: bytes, start: int, source: str) -> str:
     """Returns the seal of a file, whose digest stands at `start`, once its bytes are known to be those written.
 

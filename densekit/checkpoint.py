@@ -39,13 +39,25 @@ def save_model(path: str | Path, net: nn.Module, card: Card, *, half: bool = Fal
         OSError: the folder cannot be written.
     """
     parameters = {name for name, _ in net.named_parameters()}
-    tensors = {}
-    for name, tensor in net.state_dict().items():
-        kept = tensor.detach().cpu().to(torch.float16 if half and name in parameters else tensor.dtype)
-        if kept.is_floating_point() and not kept.isfinite().all():
+    tensors = {
+        name: tensor.detach().cpu().to(torch.float16 if half and name in parameters else tensor.dtype)
+        for name, tensor in net.state_dict().items()
+    }
+    save_tensors(path, tensors, card)
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> None:
+    """Writes the tensors of a network, in main memory, and its card, as `save_model` does.
+
+    Raises:
+        CheckpointError: a value is not finite; the old file, if any, stays.
+        OSError: the folder cannot be written.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{printable(path)}: {name} holds values that are not finite; nothing was written")
-        tensors[name] = kept.contiguous()
-    atomic_write(path, sealed(tensors, {"format": FORMAT, **dataclasses.asdict(card)}))
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    atomic_write(path, sealed(whole, {"format": FORMAT, **dataclasses.asdict(card)}))
 
 
 def sealed(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
@@ -64,18 +76,27 @@ def load_model(path: str | Path) -> tuple[nn.Module, Card]:
     Raises:
         CheckpointError: missing, damaged, hostile, or weights that are not those of the network it names.
     """
+    tensors, card = read_tensors(path)
+    net = build(card, tensors, printable(path))
+    net.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    return net, card
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], Card]:
+    """Returns the tensors of a checkpoint as they are stored, and its card; `build` says whether they fit it.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
     source = printable(path)
     data = read_bytes(path)
     start, description = split_header(data, source)
     verify_seal(data, start, source)
     card = card_from(description, source)
     try:
-        tensors = safetensors.torch.load(data)
+        return safetensors.torch.load(data), card
     except Exception as error:  # safetensors and torch raise their own kinds
         raise CheckpointError(f"{source}: not a readable safetensors file: {printable(error)}") from error
-    net = build(card, tensors, source)
-    net.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
-    return net, card
 
 
 def build(card: Card, tensors: Mapping[str, Tensor], source: str) -> nn.Module:

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+import torchvision
 
 from densekit import pretrained
 from densekit.cards import Card
@@ -70,7 +71,7 @@ def test_an_architecture_is_told_from_a_trained_model(shelf, tmp_path_factory, m
 @pytest.mark.parametrize("path", ["absent.safetensors", "runs/x/best", "a\nb.safetensors"])
 def test_a_path_that_is_none_is_one_line(shelf, path):
     with pytest.raises(
-        CheckpointError, match=r"no such file; give a \.safetensors file or a name from densekit models"
+        CheckpointError, match="no such file; give a file of weights, a name from densekit models or a hub id"
     ) as error:
         find_weights(path)
     assert "\n" not in str(error.value)
@@ -94,16 +95,92 @@ def test_an_encoder_without_weights_is_random():
 
 
 def test_weights_that_do_not_fit_an_encoder_are_refused(classifier, tiny_sr):
-    with pytest.raises(
-        CheckpointError, match=r"classifier\.safetensors: features\.conv0\.weight is \(8, 3, 7, 7\), but densenet needs"
-    ):
+    with pytest.raises(CheckpointError) as error:
         create_encoder("densenet", weights=classifier, **{**ENCODER, "num_init_features": 12}, out_indices=(1,))
-    with pytest.raises(
-        CheckpointError, match=r"tiny-sr\.safetensors: lacks features\.conv0\.weight, which densenet needs"
-    ):
+    assert str(error.value) == (
+        f"{classifier}: features.conv0.weight is (8, 3, 7, 7), but densenet needs (12, 3, 7, 7) "
+        "(14 of its 23 tensors do not fit); it holds densenet"
+    )
+    with pytest.raises(CheckpointError) as error:
         create_encoder("densenet", weights=tiny_sr, **ENCODER, out_indices=(1,))
+    assert str(error.value) == (
+        f"{tiny_sr}: lacks features.conv0.weight, which densenet needs (23 of its 23 tensors do not fit); it holds rdn"
+    )
+
+
+def test_an_encoder_takes_the_weights_that_others_saved(tmp_path, caplog):
+    theirs = torchvision.models.DenseNet(4, (1, 2), 8, 4, 0, 3)
+    torch.save({"state_dict": {f"module.{n}": t for n, t in theirs.state_dict().items()}}, tmp_path / "theirs.pth")
+    with caplog.at_level("INFO", logger="densekit"):
+        encoder = create_encoder("densenet", weights=tmp_path / "theirs.pth", **ENCODER, out_indices=(1, 2)).eval()
+    assert caplog.messages == [
+        f"{tmp_path}/theirs.pth: densenet in the words of torchvision; 55 renamed, 0 ignored, 0 filled in"
+    ]
+    x = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(encoder(x)[-1], theirs.eval().features(x).relu(), atol=1e-5)
+
+
+def test_weights_of_others_for_another_network_are_refused(tmp_path):
+    torch.save(torchvision.models.DenseNet(6, (1, 2), 8, 4, 0, 3).state_dict(), tmp_path / "theirs.pth")
+    with pytest.raises(
+        CheckpointError, match=r"theirs\.pth: features\.denseblock1\.denselayer1\.conv1\.weight is \(24, 8, "
+    ):
+        create_encoder("densenet", weights=tmp_path / "theirs.pth", **ENCODER)
+    torch.save({"weight": torch.rand(3)}, tmp_path / "theirs.pth")
+    with pytest.raises(CheckpointError, match=r"theirs\.pth: weights of no network known here \(weight \(3,\)\)"):
+        create_encoder("densenet", weights=tmp_path / "theirs.pth", **ENCODER)
+    (tmp_path / "graph.onnx").write_bytes(b"graph")
+    with pytest.raises(CheckpointError, match=r"graph\.onnx: a graph that was exported, not weights"):
+        create_encoder("densenet", weights=tmp_path / "graph.onnx", **ENCODER)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_the_first_convolution_is_adapted_as_smp_does_it_and_that_is_logged(channels, classifier, caplog):
+    from segmentation_models_pytorch.encoders._utils import patch_first_conv
+
+    reference = load_model(classifier)[0].features
+    patch_first_conv(reference, channels)
+    with caplog.at_level("INFO", logger="densekit"):
+        encoder = create_encoder("densenet", weights=classifier, **ENCODER, in_channels=channels)
+    assert torch.allclose(encoder.features.conv0.weight, reference.conv0.weight, atol=1e-7)
+    how = "summed" if channels == 1 else f"repeated and scaled by 3/{channels}"
+    assert caplog.messages == [f"{classifier}: features.conv0.weight goes from 3 channels to {channels}: {how}"]
+
+
+@pytest.mark.parametrize(
+    ("given", "mean", "std"),
+    [
+        ({}, [0.1, 0.2, 0.6], [1, 2, 3]),
+        ({"in_channels": 1}, [0.3], [2]),
+        ({"in_channels": 5}, [0.1, 0.2, 0.6, 0.1, 0.2], [1, 2, 3, 1, 2]),
+        ({"mean": (0.0, 0.0, 0.0)}, [0, 0, 0], [1, 2, 3]),
+    ],
+)
+def test_weights_bring_the_statistics_of_their_network(given, mean, std, tmp_path):
+    arguments = {**ENCODER, "num_classes": 3, "mean": [0.1, 0.2, 0.6], "std": [1.0, 2.0, 3.0]}
+    path = tmp_path / "x.safetensors"
+    save_model(path, create_model("densenet", **arguments), Card("encoder", "densenet", arguments))
+    encoder = create_encoder("densenet", weights=path, **ENCODER, **given)
+    assert torch.allclose(encoder.mean.flatten(), torch.tensor(mean, dtype=torch.float32))
+    assert torch.allclose(encoder.std.flatten(), torch.tensor(std, dtype=torch.float32))
 
 
 def test_an_encoder_that_is_none_gets_a_suggestion():
     with pytest.raises(ConfigError, match=r"encoder 'densenet122': no such encoder; did you mean 'densenet121'"):
         create_encoder("densenet122")
+
+
+def test_an_encoder_takes_its_weights_out_of_a_network_over_it(tmp_path):
+    torch.manual_seed(0)
+    arguments = {"growth_rate": 4, "block_config": [1, 1, 1, 1], "num_init_features": 8, "mean": [0.4, 0.5, 0.6]}
+    net = create_model("unet", num_classes=2, decoder_channels=[16, 8, 8, 4, 4], **arguments)
+    net(torch.rand(2, 3, 64, 64))
+    save_model(
+        tmp_path / "unet.safetensors",
+        net,
+        Card("seg", "unet", {"num_classes": 2, "decoder_channels": [16, 8, 8, 4, 4], **arguments}),
+    )
+    encoder = create_encoder("densenet", weights=tmp_path / "unet.safetensors", **{**arguments, "mean": None}).eval()
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(encoder(x), net.eval().encoder(x)[2:])

@@ -9,7 +9,7 @@ from densekit.blocks.init import init_densenet_, init_he_normal_, init_he_unifor
 from densekit.blocks.layers import BasicLayer, BottleneckLayer, ConvLayer, Transition
 from densekit.blocks.memory import MEMORY_POLICIES
 from densekit.blocks.residual import RRDB, ResidualDenseBlock
-from densekit.blocks.upsample import BicubicSkip, PixelShuffleTail
+from densekit.blocks.upsample import BicubicSkip, EspcnTail, PixelShuffleTail
 
 __all__ = [
     "MEMORY_POLICIES",
@@ -20,6 +20,7 @@ __all__ = [
     "Chain",
     "ConvLayer",
     "DenseBlock",
+    "EspcnTail",
     "MemoryPlan",
     "PixelShuffleTail",
     "ResidualDenseBlock",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from densekit.blocks.dense import DenseBlock
@@ -38,16 +39,53 @@ class ResidualDenseBlock(nn.Module):
     ) -> None:
         super().__init__()
         make_layer = make_layer or (lambda channels: ConvLayer(channels, growth_rate))
-        self.dense = DenseBlock(num_features, num_layers, growth_rate, make_layer)
-        self.fusion = nn.Conv2d(self.dense.out_channels, num_features, fusion_size, padding=fusion_size // 2)
+        self.dense: DenseBlock = DenseBlock(num_features, num_layers, growth_rate, make_layer)
+        self.fusion: nn.Conv2d = nn.Conv2d(self.dense.out_channels, num_features, fusion_size, padding=fusion_size // 2)
         self.residual_scale = residual_scale
-        self.radius = sum(layer_radii(self.dense)) + fusion_size // 2
+        self.radius: int = sum(layer_radii(self.dense)) + fusion_size // 2
 
     def forward(self, x: Tensor) -> Tensor:
         fused = self.fusion(self.dense(x))
         if self.residual_scale != 1.0:
             fused = fused * self.residual_scale
         return fused + x
+
+
+class PlusDenseBlock(nn.Module):
+    """The residual dense block of ESRGAN+: every second layer's maps are added to those of the last such layer.
+
+    The second layer has none before it and adds a 1x1 convolution of the input. What a layer gives is not its own
+    maps alone, so the layers are no `DenseBlock`, and memory policies do nothing here.
+
+    Args:
+        num_features: nf, channels in and out.
+        growth_rate: gc.
+        residual_scale: on the fused maps, before the input is added.
+
+    Shapes: (B, num_features, H, W) -> the same.
+
+    Source: Rakotonirina and Rasoanaivo, ESRGAN+ (ICASSP 2020), section 3.1; names as in `ResidualDenseBlock`.
+    """
+
+    def __init__(self, num_features: int, growth_rate: int, *, residual_scale: float) -> None:
+        super().__init__()
+        widths = [num_features + i * growth_rate for i in range(5)]
+        self.dense: nn.ModuleDict = nn.ModuleDict(
+            {f"denselayer{i + 1}": ConvLayer(width, growth_rate, leaky_relu) for i, width in enumerate(widths[:4])}
+        )
+        self.shortcut: nn.Conv2d = nn.Conv2d(num_features, growth_rate, 1, bias=False)
+        self.fusion: nn.Conv2d = nn.Conv2d(widths[4], num_features, 3, padding=1)
+        self.residual_scale = residual_scale
+        self.radius = 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, added = [x], self.shortcut(x)
+        for i, layer in enumerate(self.dense.values()):
+            y = layer(torch.cat(features, dim=1))
+            if i % 2:
+                added = y = y + added
+            features.append(y)
+        return self.fusion(torch.cat(features, dim=1)) * self.residual_scale + x
 
 
 class RRDB(nn.Module):
@@ -57,16 +95,22 @@ class RRDB(nn.Module):
         num_features: nf, channels in and out.
         growth_rate: gc.
         residual_scale: on each inner block and on the whole.
+        plus: whether the inner blocks are those of ESRGAN+.
 
     Shapes: (B, num_features, H, W) -> the same.
 
     Source: Wang et al., ESRGAN (ECCV Workshops 2018), section 3.1; xinntao/ESRGAN `RRDBNet_arch.py`.
     """
 
-    def __init__(self, num_features: int = 64, growth_rate: int = 32, *, residual_scale: float = 0.2) -> None:
+    def __init__(
+        self, num_features: int = 64, growth_rate: int = 32, *, residual_scale: float = 0.2, plus: bool = False
+    ) -> None:
         super().__init__()
-        for i in range(1, 4):
-            block = ResidualDenseBlock(
+
+        def make_block() -> nn.Module:
+            if plus:
+                return PlusDenseBlock(num_features, growth_rate, residual_scale=residual_scale)
+            return ResidualDenseBlock(
                 num_features,
                 4,
                 growth_rate,
@@ -74,9 +118,11 @@ class RRDB(nn.Module):
                 residual_scale=residual_scale,
                 make_layer=lambda channels: ConvLayer(channels, growth_rate, leaky_relu),
             )
-            self.add_module(f"rdb{i}", block)
+
+        for i in range(1, 4):
+            self.add_module(f"rdb{i}", make_block())
         self.residual_scale = residual_scale
-        self.radius = sum(layer_radii(self))
+        self.radius: int = sum(layer_radii(self))
 
     def forward(self, x: Tensor) -> Tensor:
         y = x

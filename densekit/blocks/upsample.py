@@ -62,6 +62,44 @@ class PixelShuffleTail(nn.Sequential):
         self.steps = steps
 
 
+class EspcnTail(nn.Sequential):
+    """ESPCN's layers with ReLU, then a 3x3 output: 5x5 to 64 maps, 3x3 to 32, 3x3 to r r maps for each image channel.
+
+    Args:
+        in_channels: features coming in.
+        out_channels: image channels.
+        scale: r: 1, 2, 3, 4 or 8.
+        shuffle: whether those maps are laid out as pixels; otherwise each is enlarged by repeating its pixels, and the
+            output convolution sees all of them.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, scale H, scale W). `steps` is its part of the receptive field.
+
+    Raises:
+        ConfigError: another scale.
+
+    Source: idealo/image-super-resolution `ISR/models/rdn.py`, "shuffle" and "ups"; Shi et al., ESPCN (CVPR 2016).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, scale: int, *, shuffle: bool = True) -> None:
+        shuffle_stages(scale)  # as a check: ESPCN enlarges at once
+        width = scale**2 * out_channels
+        super().__init__(
+            nn.Conv2d(in_channels, 64, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(64, 32, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, width, 3, padding=1),
+            nn.PixelShuffle(scale) if shuffle else nn.Upsample(scale_factor=scale, mode="nearest"),
+            nn.Conv2d(out_channels if shuffle else width, out_channels, 3, padding=1),
+        )
+        self.steps: list[tuple[int, Fraction]] = [
+            (2, Fraction(1)),
+            (1, Fraction(1)),
+            (1, Fraction(1)),
+            (1, Fraction(scale)),
+        ]
+
+
 class BicubicSkip(nn.Module):
     """The input itself, enlarged by the bicubic kernel that super-resolution benchmarks use (a = -0.5, edges repeated).
 
@@ -79,7 +117,7 @@ class BicubicSkip(nn.Module):
         kernels = torch.einsum("iy,jx->ijyx", phases, phases).reshape(scale**2, 1, *2 * (phases.shape[1],))
         self.register_buffer("kernels", kernels.float(), persistent=False)
         self.scale = scale
-        self.radius = phases.shape[1] // 2
+        self.radius: int = phases.shape[1] // 2
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape

@@ -10,11 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densekit.blocks import BicubicSkip, PixelShuffleTail, ResidualDenseBlock, radius
+from densekit.blocks import BicubicSkip, EspcnTail, PixelShuffleTail, ResidualDenseBlock, radius
 from densekit.blocks.layers import layer_radii
-from densekit.errors import ConfigError
+from densekit.errors import ConfigError, suggest
 from densekit.models.network import Network
 from densekit.tiling import Demand, Tiles
+
+UPSAMPLERS = {
+    "pixelshuffle": "convolutions and shuffles, num_features wide, as in the paper",
+    "pixelshuffle_growth": "the same, growth_rate wide, as in EDSR-PyTorch; no other where the two are equal",
+    "pixelshuffledirect": "one convolution and one shuffle, for small nets",
+    "espcn": "ESPCN's three convolutions and a shuffle, as in idealo's ISR",
+    "espcn_nearest": "the same, but pixels repeated in place of the shuffle, as in ISR's first weights",
+}
 
 
 class RDN(Network):
@@ -29,7 +37,7 @@ class RDN(Network):
         num_blocks: D.
         num_layers: C, convolutions of a dense block.
         growth_rate: G, maps each convolution adds.
-        upsampler: "pixelshuffle" as in the paper; "pixelshuffledirect", one convolution and shuffle, for small nets.
+        upsampler: one of `UPSAMPLERS`; an output convolution follows all but "pixelshuffledirect".
         bicubic_skip: adds the bicubic enlargement of the input to the output, so that the network learns the
             difference only (VDSR's residual). Not in the paper; its effect was not measured here.
 
@@ -57,8 +65,9 @@ class RDN(Network):
         bicubic_skip: bool = False,
     ) -> None:
         super().__init__()
-        if upsampler not in ("pixelshuffle", "pixelshuffledirect"):
-            raise ConfigError(f"upsampler={upsampler!r}: expected 'pixelshuffle' or 'pixelshuffledirect'")
+        if upsampler not in UPSAMPLERS:
+            known = ", ".join(UPSAMPLERS)
+            raise ConfigError(f"upsampler={upsampler!r}: no such upsampler{suggest(upsampler, UPSAMPLERS)} ({known})")
         if bicubic_skip and in_channels != out_channels:
             raise ConfigError(f"bicubic_skip needs as many channels out as in, not {in_channels} and {out_channels}")
         self.scale = scale
@@ -71,9 +80,17 @@ class RDN(Network):
             nn.Conv2d(num_blocks * num_features, num_features, 1),
             nn.Conv2d(num_features, num_features, 3, padding=1),
         )
-        self.tail = PixelShuffleTail(
-            num_features, out_channels, scale, features=num_features, direct=upsampler == "pixelshuffledirect"
-        )
+        self.tail: PixelShuffleTail | EspcnTail
+        if upsampler.startswith("espcn"):
+            self.tail = EspcnTail(num_features, out_channels, scale, shuffle=upsampler == "espcn")
+        else:
+            self.tail = PixelShuffleTail(
+                num_features,
+                out_channels,
+                scale,
+                features=growth_rate if upsampler == "pixelshuffle_growth" else num_features,
+                direct=upsampler == "pixelshuffledirect",
+            )
         self.skip = BicubicSkip(scale) if bicubic_skip else None
         one = Fraction(1)
         body = [(r, one) for r in layer_radii(self.blocks)]

@@ -29,6 +29,7 @@ class RRDBNet(Network):
         unshuffle: scales 1 and 2 fold 4x4 or 2x2 pixels into channels first and then run the network of scale 4, as
             BasicSR and Real-ESRGAN do: the blocks see a 16th or a quarter of the pixels. Otherwise they have fewer
             upsampling steps, as in the first ESRGAN. No difference at scales 4 and 8.
+        plus: dense blocks with the additional sums of ESRGAN+ (Rakotonirina and Rasoanaivo, ICASSP 2020).
 
     Shapes: (B, in_channels, H, W) in 0..1 -> (B, out_channels, scale H, scale W), not clamped; H and W are to be
     multiples of `multiple_of`.
@@ -50,6 +51,7 @@ class RRDBNet(Network):
         growth_rate: int = 32,
         residual_scale: float = 0.2,
         unshuffle: bool = True,
+        plus: bool = False,
     ) -> None:
         super().__init__()
         if scale not in (1, 2, 4, 8):
@@ -58,7 +60,7 @@ class RRDBNet(Network):
         self.multiple_of = factor = max(1, 4 // scale) if unshuffle else 1
         self.conv_first = nn.Conv2d(factor**2 * in_channels, num_features, 3, padding=1)
         self.body = nn.ModuleList(
-            RRDB(num_features, growth_rate, residual_scale=residual_scale) for _ in range(num_blocks)
+            RRDB(num_features, growth_rate, residual_scale=residual_scale, plus=plus) for _ in range(num_blocks)
         )
         self.conv_body = nn.Conv2d(num_features, num_features, 3, padding=1)
         num_doublings = (factor * scale).bit_length() - 1

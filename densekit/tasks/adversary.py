@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from densekit import ranks
-from densekit.config import Config
+from densekit.config import Config, GanConfig
 from densekit.errors import ConfigError
 from densekit.losses import discriminator_loss, generator_loss
 from densekit.models.discriminators import SpectralConv, UNetDiscriminator, VGGDiscriminator
@@ -41,9 +41,11 @@ class Adversary:
 
     def __init__(self, config: Config) -> None:
         assert config.gan is not None
-        self.config, self.options = config, config.gan
+        self.config: Config = config
+        self.options: GanConfig = config.gan
         scale, crop = config.model.kwargs["scale"], config.train.crop_size
-        kind, self.crop_size = config.gan.discriminator, crop * scale
+        kind = config.gan.discriminator
+        self.crop_size: int = crop * scale
         if self.crop_size < SMALLEST[kind]:
             raise ConfigError(
                 f"train.crop_size={crop}: gives pictures of {self.crop_size} pixels at scale {scale}, but "
@@ -64,7 +66,7 @@ class Adversary:
         self.net = net.to(device=device).to(memory_format=layout).train()
         self.optimizer = torch.optim.Adam(self.net.parameters(), options.learning_rate, betas=BETAS)
         self.scaler = torch.amp.GradScaler(device, enabled=train.precision == "fp16")
-        self.steps = 0
+        self.steps: int = 0
         self.said: list[Tensor] = []
 
     def judge(self, sr: Tensor, hr: Tensor) -> Tensor:

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from densekit import ranks
-from densekit.cards import read_card
-from densekit.checkpoint import load_model
 from densekit.config import Config
 from densekit.datasets.draws import Draws
 from densekit.datasets.masks import MaskedImages
@@ -25,7 +23,7 @@ from densekit.datasets.pairs import Pairs
 from densekit.errors import CheckpointError, ConfigError, DensekitError, DeviceError
 from densekit.files import printable
 from densekit.models import create_model
-from densekit.pretrained import find_weights
+from densekit.pretrained import ENCODER, card_of, open_model
 
 RESTARTS = 3  # of the loader in one run
 WORKER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
@@ -68,7 +66,7 @@ def new_model(config: Config) -> nn.Module:
     """Returns the network a config names, with weights from `train.seed` or from `train.initial_weights`.
 
     From the initial weights comes every tensor of the same name and shape; the rest stays random, so that a x4 network
-    may start from a x2 one.
+    may start from a x2 one. Weights of a DenseNet fit the encoder of a network that has one.
 
     Raises:
         ConfigError: no such network, or an argument it does not take.
@@ -77,14 +75,15 @@ def new_model(config: Config) -> nn.Module:
     torch.manual_seed(config.train.seed)
     net = create_model(config.model.name, **config.model.kwargs)
     if config.train.initial_weights:
-        path = find_weights(config.train.initial_weights)
-        own, given = net.state_dict(), load_model(path)[0].state_dict()
+        own, given = net.state_dict(), open_model(config.train.initial_weights)[0].state_dict()
+        given |= {f"{ENCODER}{name}": tensor for name, tensor in given.items()}
         fitting = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
         share = sum(t.numel() for t in fitting.values()) / sum(t.numel() for t in own.values())
         if share < 0.25:
             raise CheckpointError(
-                f"{printable(path)}: holds {share:.0%} of the weights of {config.model.name} by name and shape, but "
-                "train.initial_weights needs at least a quarter; use weights of a network with the same arguments"
+                f"{printable(config.train.initial_weights)}: holds {share:.0%} of the weights of {config.model.name} "
+                "by name and shape, but train.initial_weights needs at least a quarter; use weights of a network with "
+                "the same arguments"
             )
         net.load_state_dict({**own, **fitting})
     return net
@@ -92,7 +91,7 @@ def new_model(config: Config) -> nn.Module:
 
 def trained_on(config: Config) -> tuple[str, str]:
     """Returns data and licence of a checkpoint: the config's, and those of the weights that it starts from."""
-    cards = [read_card(find_weights(config.train.initial_weights))] if config.train.initial_weights else []
+    cards = [card_of(config.train.initial_weights)] if config.train.initial_weights else []
     data = [*(card.data for card in cards), ", ".join(dict.fromkeys(config.data.train))]
     licences = [*(card.licence for card in cards), config.data.licence]
     return "; ".join(dict.fromkeys(filter(None, data))), "; ".join(dict.fromkeys(filter(None, licences)))

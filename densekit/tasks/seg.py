@@ -20,7 +20,7 @@ from densekit.datasets.split import split_by_name
 from densekit.datasets.transforms import Augment
 from densekit.errors import ConfigError, DataError
 from densekit.files import printable
-from densekit.losses import IGNORE, segmentation_loss
+from densekit.losses import IGNORE, Loss, segmentation_loss
 from densekit.metrics import ConfusionMatrix, check_camvid_split, seg_protocol
 from densekit.tasks import Sample
 from densekit.tasks.adversary import Adversary
@@ -47,9 +47,9 @@ class Segmentation:
     def __init__(self, config: Config) -> None:
         self.config = config
         data, train = config.data, config.train
-        self.num_classes = check_classes(config)
-        self.binary = self.num_classes == 1
-        self.ids = 2 if self.binary else self.num_classes
+        self.num_classes: int = check_classes(config)
+        self.binary: bool = self.num_classes == 1
+        self.ids: int = 2 if self.binary else self.num_classes
         self.metric = "iou" if self.binary else "miou"
         self.protocol: str = config.eval.protocol or ("binary" if self.binary else "dataset-iou")
         loss = train.loss or ("bce+dice" if self.binary else "ce")
@@ -63,11 +63,11 @@ class Segmentation:
         if data.val_share:
             pairs, val = split_by_name(pairs, data.val_share)
         load = partial(MaskedImages, class_map=data.class_map, cache=data.cache)
-        self.data = load(pairs, self.ids, data.ignore_index, augment)
-        self.val = load(val, self.ids, data.ignore_index)
+        self.data: MaskedImages = load(pairs, self.ids, data.ignore_index, augment)
+        self.val: MaskedImages = load(val, self.ids, data.ignore_index)
         check_protocol(self.protocol, self.num_classes, self.data, self.val)
-        self.fingerprint = fingerprint([*self.data.paths, *self.val.paths])
-        self.criterion = segmentation_loss(loss, self._class_weights(), label_smoothing=train.label_smoothing)
+        self.fingerprint: str = fingerprint([*self.data.paths, *self.val.paths])
+        self.criterion: Loss = segmentation_loss(loss, self._class_weights(), label_smoothing=train.label_smoothing)
 
     def _class_weights(self) -> Tensor | None:
         kind, data = self.config.train.class_weights, self.config.data

@@ -43,18 +43,18 @@ class SuperResolution:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.scale = config.model.kwargs["scale"]
+        self.scale: int = config.model.kwargs["scale"]
         self.protocol: str = config.eval.protocol or "rdn-y"
         self.adversary: Adversary | None = Adversary(config) if config.gan else None
-        self.criterion = picture_loss(config)
+        self.criterion: Loss = picture_loss(config)
         check_network(config, self.scale, out_channels=3)
         data = config.data
         pairs = pair_pictures(data.train, data.lr, scale=self.scale)
         val = pair_pictures(data.val, data.val_lr, scale=self.scale) if data.val else []
         if data.val_share:
             pairs, val = split_by_name(pairs, data.val_share)
-        self.blind = data.degradation != "bicubic"  # low resolution is made from each crop anew
-        self.data = Pairs(
+        self.blind: bool = data.degradation != "bicubic"  # low resolution is made from each crop anew
+        self.data: Pairs = Pairs(
             pairs,
             self.scale,
             config.train.crop_size,
@@ -68,15 +68,17 @@ class SuperResolution:
                 f"warning: {len(self.data.left_out)} of {len(self.data.paths)} training pictures are smaller than a "
                 f"crop and left out, the first {printable(self.data.left_out[0])}\n"
             )
-        self.val_paths = [source[0] for source in val]
+        self.val_paths: list[Path] = [source[0] for source in val]
         if self.blind and not data.val_lr:
             from densekit.datasets.degradation import load_degraded  # here and below: kornia costs a second
 
             loaded = load_degraded(val, self.scale, data.degradation, cache=data.cache)
         else:
             loaded = load_pairs(val, self.scale, cache=data.cache)
-        self.val = [self._val_pair(path, made) for path, made in zip(self.val_paths, loaded, strict=True)]
-        self.fingerprint = fingerprint(path for source in (*pairs, *val) for path in source)
+        self.val: list[tuple[Pixels, Pixels]] = [
+            self._val_pair(path, made) for path, made in zip(self.val_paths, loaded, strict=True)
+        ]
+        self.fingerprint: str = fingerprint(path for source in (*pairs, *val) for path in source)
 
     def _val_pair(self, path: Path, made: list[Record]) -> tuple[Pixels, Pixels]:
         """Returns the pair of a validation picture, which must not turn out too small when it is scored."""

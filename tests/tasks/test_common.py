@@ -10,8 +10,9 @@ import torch
 
 from densekit.config import Config
 from densekit.errors import ConfigError, DeviceError
+from densekit.models import create_model
 from densekit.tasks import create_task
-from densekit.tasks.common import batches, fingerprint
+from densekit.tasks.common import batches, fingerprint, new_model
 from densekit.tasks.seg import Segmentation
 from densekit.tasks.sr import SuperResolution
 from densekit.train import train
@@ -178,3 +179,15 @@ def test_a_checkpoint_names_the_data_and_licence_of_the_weights_that_it_starts_f
     card = create_task(second).card(1, {})
     assert card.licence == "research only; CC0"
     assert card.data == f"{pictures}; {other}"
+
+
+def test_weights_of_a_densenet_in_the_words_of_others_start_the_encoder_of_a_segmentation_network(tmp_path, masked):
+    arguments = {"growth_rate": 4, "block_config": [1, 1, 1, 1], "num_init_features": 8}
+    torch.manual_seed(1)
+    source = create_model("densenet", num_classes=5, **arguments)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "d.pth")
+    small = {"name": "unet", "num_classes": 3, "decoder_channels": [4, 4, 4, 4, 4], **arguments}
+    config = with_model(seg_config(masked, initial_weights=str(tmp_path / "d.pth")), **small)
+    own = new_model(config).state_dict()
+    assert all(torch.equal(own[f"encoder.{k}"], v) for k, v in source.state_dict().items() if f"encoder.{k}" in own)
+    assert "encoder.features.denseblock4.denselayer1.conv2.weight" in own
