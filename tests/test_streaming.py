@@ -24,6 +24,8 @@ SRDENSENET_SIZES = {
 
 NETWORKS = {
     **{f"rdn x{scale}": lambda scale=scale: RDN(scale, **RDN_SIZES) for scale in (2, 3)},
+    "rdn x3 espcn": lambda: RDN(3, upsampler="espcn", **RDN_SIZES),
+    "rdn x2 espcn_nearest": lambda: RDN(2, upsampler="espcn_nearest", **RDN_SIZES),
     "rdn x4 direct with skip": lambda: RDN(4, upsampler="pixelshuffledirect", bicubic_skip=True, **RDN_SIZES),
     "rdn of one block of one layer": lambda: RDN(2, num_features=6, num_blocks=1, num_layers=1, growth_rate=4),
     **{f"srdensenet x{scale}": lambda scale=scale: SRDenseNet(scale, **SRDENSENET_SIZES) for scale in (2, 3)},
@@ -32,6 +34,7 @@ NETWORKS = {
         4, deconv_size=2, bottleneck_activation=False, tail_bias=False, **SRDENSENET_SIZES
     ),
     "rrdbnet x4": lambda: RRDBNet(4, **RRDB_SIZES),
+    "rrdbnet x4 plus": lambda: RRDBNet(4, plus=True, **RRDB_SIZES),
     "rrdbnet x2 folded": lambda: RRDBNet(2, **RRDB_SIZES),
     "rrdbnet x1 folded": lambda: RRDBNet(1, **RRDB_SIZES),
     "rrdbnet x1 not folded": lambda: RRDBNet(1, unshuffle=False, **RRDB_SIZES),

@@ -283,6 +283,19 @@ def test_windows_fade_into_each_other_but_not_into_the_image_border():
     torch.testing.assert_close(ramp + ramp.flip(0), torch.ones(8))  # the two weights sum to 1 on every pixel
 
 
+@pytest.mark.parametrize(("tile_size", "overlap"), [(None, 8), (16, 4), (25, 0), (32, 8)])
+def test_blending_keeps_what_a_pointwise_network_enlarges(tile_size, overlap):
+    weight = torch.randn(3 * 9, 2, 1, 1, generator=torch.Generator().manual_seed(1))
+
+    def enlarge(x):
+        return F.pixel_shuffle(F.conv2d(x, weight), 3)
+
+    x = random_image(41, 58, torch.float32, batch=2)
+    y = run_blended(enlarge, x, num_outputs=3, scale=3, tile_size=tile_size, overlap=overlap, multiple_of=4)
+    assert y.shape == (2, 3, 123, 174)
+    assert relative_error(y, enlarge(x)) <= 1e-6
+
+
 def test_blending_without_tiles_is_the_network_on_the_continued_image():
     net = make_net(2, 1, unshuffle=4, dtype=torch.float32)
     x = random_image(21, 30, torch.float32)

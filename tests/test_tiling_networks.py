@@ -20,11 +20,15 @@ SMALL_SRDENSENET = {
 
 NETWORKS = {
     **{f"rdn x{scale}": lambda scale=scale: RDN(scale, **SMALL_RDN) for scale in (2, 3, 4)},
-    "rdn x2 direct": lambda: RDN(2, upsampler="pixelshuffledirect", **SMALL_RDN),
+    **{
+        f"rdn x2 {upsampler}": lambda upsampler=upsampler: RDN(2, upsampler=upsampler, **SMALL_RDN)
+        for upsampler in ("pixelshuffledirect", "pixelshuffle_growth", "espcn", "espcn_nearest")
+    },
     "rdn x3 with bicubic skip": lambda: RDN(3, bicubic_skip=True, **SMALL_RDN),
     **{f"srdensenet x{scale}": lambda scale=scale: SRDenseNet(scale, **SMALL_SRDENSENET) for scale in (2, 3, 4)},
     "srdensenet x4, kernel 2": lambda: SRDenseNet(4, deconv_size=2, **SMALL_SRDENSENET),
     "rrdbnet x4": lambda: RRDBNet(4, **SMALL_RRDB),
+    "rrdbnet x4 plus": lambda: RRDBNet(4, plus=True, **SMALL_RRDB),
     "rrdbnet x2 folded": lambda: RRDBNet(2, **SMALL_RRDB),
     "rrdbnet x1 folded": lambda: RRDBNet(1, **SMALL_RRDB),
     "rrdbnet x2 not folded": lambda: RRDBNet(2, unshuffle=False, **SMALL_RRDB),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from densekit.checkpoint import load_model
 from densekit.errors import ConfigError
 from densekit.files import printable
 from densekit.predict.segment import Segmenter
 from densekit.predict.upscale import Upscaler
-from densekit.pretrained import find_weights
+from densekit.pretrained import open_model
 
 __all__ = ["Segmenter", "Upscaler", "load"]
 
@@ -18,16 +17,18 @@ def load(name_or_path: str | Path, *, device: str = "auto", precision: str = "au
     """Returns a trained network that knows its task.
 
     Args:
-        name_or_path: of an embedded model (`densekit.list_models()`) or a checkpoint.
+        name_or_path: an embedded model (`densekit.list_models()`); a checkpoint, a foreign file that
+            `densekit.dialects` reads, or an exported graph; a folder with one of them; or a hub id, "org/name" or
+            "org/name@revision".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16"; see `densekit.predict.device.choose_precision`.
 
     Raises:
         ConfigError: no such model, device or precision, or a model that neither upscales nor segments.
-        CheckpointError: a file that is missing, damaged or foreign.
+        CheckpointError: a file that is missing, damaged, unsafe, or of no network known here.
         DeviceError: a device that is not there.
     """
-    net, card = load_model(find_weights(name_or_path))
+    net, card = open_model(name_or_path)
     if card.task == "sr":
         return Upscaler(net, card, device=device, precision=precision)
     if card.task == "seg":

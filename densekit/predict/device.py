@@ -13,6 +13,7 @@ from densekit.blocks.inference import optimize
 from densekit.errors import CheckpointError, ConfigError, DeviceError, suggest
 from densekit.files import printable
 from densekit.memory import activation_bytes_per_pixel
+from densekit.runtimes.net import ExportedNet
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,20 +59,56 @@ def choose_precision(name: str, device: torch.device, task: str) -> str:
     return name
 
 
+def choose_place(net: nn.Module, device: str, precision: str, task: str) -> tuple[torch.device, str]:
+    """Returns where and in which precision a network runs; an exported one on the CPU, as it was exported.
+
+    Raises:
+        ConfigError: no name of a device or precision, or one that an exported network cannot have.
+        DeviceError: a device that is not there.
+    """
+    if not isinstance(net, ExportedNet):
+        where = choose_device(device)
+        chosen = choose_precision(precision, where, task)
+        able: tuple[str, ...] = getattr(net, "precisions", tuple(PRECISIONS))  # some foreign networks have fewer
+        if chosen not in able and precision != "auto":
+            raise ConfigError(f"precision {precision}: this network runs in {' or '.join(able)} alone")
+        return where, chosen if chosen in able else "fp32"
+    where = choose_device("cpu" if device == "auto" else device)
+    choose_precision(precision, where, task)
+    if where.type != "cpu":
+        raise ConfigError(f"device {device}: an exported file runs on the CPU; use --device cpu, or its checkpoint")
+    if precision not in ("auto", net.graph.precision):
+        raise ConfigError(
+            f"precision {precision}: the file was exported in {net.graph.precision}, so it runs in that; "
+            "leave out --precision"
+        )
+    return where, net.graph.precision
+
+
 class Runner:
     """A network on its device, in its precision, whose results are all finite.
 
-    It is optimised at its first run; what changes its weights afterwards has no effect.
+    It is optimised at its first run, an exported one excepted; what changes its weights afterwards has no effect.
     """
 
     def __init__(self, net: nn.Module, device: torch.device, precision: str, in_channels: int) -> None:
         self._net = net.to(device).eval().requires_grad_(False)
-        self._device, self._dtype, self._precision = device, PRECISIONS[precision], precision
+        self._device, self._precision = device, precision
+        self._dtype = PRECISIONS.get(precision, torch.float32)  # an exported network takes float32 whatever it runs in
         self._in_channels = in_channels
 
     @cached_property
     def net(self) -> nn.Module:
-        """The network in fp32."""
+        """The network in fp32.
+
+        Raises:
+            CheckpointError: its weights are not all finite.
+        """
+        if isinstance(self._net, ExportedNet):
+            return self._net
+        for name, tensor in self._net.state_dict().items():  # fused operators can turn NaN into a number
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise CheckpointError(f"{name} holds values that are not finite; use another checkpoint")
         return optimize(self._net)
 
     @cached_property
@@ -81,7 +118,9 @@ class Runner:
 
     @cached_property
     def bytes_per_pixel(self) -> float:
-        """Peak of what is alive during a forward pass, in bytes per input pixel; measured on first use."""
+        """Peak of what is alive during a forward pass, in bytes per input pixel; measured on first use or at export."""
+        if isinstance(self._net, ExportedNet):
+            return self._net.bytes_per_pixel
         return activation_bytes_per_pixel(self.net if self._fast is None else self._fast, self._in_channels)
 
     def bind(

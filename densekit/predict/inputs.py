@@ -129,7 +129,9 @@ def luma(x: Tensor) -> Tensor:
 
 
 def argument_of(net: nn.Module, card: Card, name: str) -> Any:
-    """Returns the value that a constructor argument of a network has, given or by default."""
+    """Returns the value that a constructor argument of a network has, given or by default; its own attribute wins."""
+    if hasattr(net, name):
+        return getattr(net, name)
     default = inspect.signature(type(net)).parameters[name].default
     return {name: default, **MODELS[card.model].arguments, **card.arguments}[name]
 

@@ -8,6 +8,7 @@ import warnings
 from typing import overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -17,17 +18,18 @@ from densekit.cards import Card
 from densekit.errors import ConfigError
 from densekit.image import Picture
 from densekit.memory import available_memory
-from densekit.predict.device import Runner, choose_device, choose_precision
+from densekit.predict.device import Runner, choose_place
 from densekit.predict.inputs import Array, Given, argument_of, in_channels, luma, to_batch, to_picture, to_unit
 from densekit.predict.overlay import PALETTE
 from densekit.predict.tiles import BUDGET, Tile, check_tile
+from densekit.predict.trained import Trained
 from densekit.tiling import Progress, run_blended, tile_size_for
 
 WINDOW = 512  # pixels, where the image does not fit as a whole
 OVERLAPS = 4  # windows share a quarter of their side
 
 
-class Segmenter:
+class Segmenter(Trained):
     """A segmentation network that gives every pixel of an image of any size its class.
 
     It holds nothing of an image: calls from several threads do not disturb each other. A network with one logit is
@@ -44,7 +46,7 @@ class Segmenter:
         classes: names, in the order of their ids.
         palette: RGB of each class, 0..255.
         device: a `torch.device`.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16" or "fp16"; of an exported network also "int8".
 
     Raises:
         ConfigError: no such device or precision, or a network for more than 256 classes or for another number of
@@ -53,9 +55,11 @@ class Segmenter:
     """
 
     def __init__(self, net: nn.Module, card: Card, *, device: str = "auto", precision: str = "auto") -> None:
-        self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device, "seg")
-        self.net, self.card = net, card
+        self.device: torch.device
+        self.precision: str
+        self.device, self.precision = choose_place(net, device, precision, "seg")
+        self.net: nn.Module = net
+        self.card: Card = card
         self._multiple_of = int(net.multiple_of)  # type: ignore[arg-type]
         self._min_size = int(getattr(net, "min_size", 1))
         self._grid = max(self._multiple_of, self._min_size)  # of windows: both are powers of two
@@ -64,9 +68,11 @@ class Segmenter:
         count = max(2, self._num_outputs)
         if count > 256:
             raise ConfigError(f"{card.model} tells {count} classes apart; expected at most 256, the ids of a byte")
-        self.classes = card.classes if len(card.classes) == count else tuple(f"class {i}" for i in range(count))
+        self.classes: tuple[str, ...] = (
+            card.classes if len(card.classes) == count else tuple(f"class {i}" for i in range(count))
+        )
         colours = itertools.islice(itertools.cycle(PALETTE), count)
-        self.palette = card.palette if len(card.palette) == count else tuple(colours)
+        self.palette: tuple[tuple[int, int, int], ...] = card.palette if len(card.palette) == count else tuple(colours)
         self._runner = Runner(net, self.device, self.precision, self._channels)
 
     @overload

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from densekit.cards import Card
 from densekit.image import Picture
 from densekit.memory import available_memory
-from densekit.predict.device import Runner, choose_device, choose_precision
+from densekit.predict.blend import SHARED, enlarge_blended
+from densekit.predict.device import Runner, choose_place
 from densekit.predict.inputs import (
     Array,
     Given,
@@ -31,6 +32,7 @@ from densekit.predict.inputs import (
 )
 from densekit.predict.parts import OnShare, Piece, for_each_part, mean_of_8
 from densekit.predict.tiles import BUDGET, Tile, check_tile
+from densekit.predict.trained import Trained
 from densekit.resize import imresize
 from densekit.tiling import Demand, Progress, Tiles, allocate, fill, tile_size_for
 
@@ -44,7 +46,7 @@ BLACK, WHITE = 16 / 255, 235 / 255  # of the luma that networks for one channel 
 Place: TypeAlias = Callable[[int, int, Array], None]  # top, left, samples (h, w, S) of the result
 
 
-class Upscaler:
+class Upscaler(Trained):
     """A super-resolution network that enlarges images of any size, depth and kind.
 
     It holds nothing of an image: calls from several threads do not disturb each other.
@@ -58,9 +60,9 @@ class Upscaler:
     Attributes:
         net, card: as given.
         scale: output pixels per input pixel, on each side.
-        context: pixels that a tile needs around it, on each side.
+        context: pixels that a tile needs around it, on each side, or, where no context would do, shares with the next.
         device: a `torch.device`.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16" or "fp16"; of an exported network also "int8".
 
     Raises:
         ConfigError: no such device or precision, or a network for another number of channels than 1 or 3.
@@ -68,13 +70,16 @@ class Upscaler:
     """
 
     def __init__(self, net: nn.Module, card: Card, *, device: str = "auto", precision: str = "auto") -> None:
-        self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device, "sr")
-        self.net, self.card = net, card
-        self.scale = int(net.scale)  # type: ignore[arg-type]
-        self._field = int(net.receptive_field)  # type: ignore[arg-type]
+        self.device: torch.device
+        self.precision: str
+        self.device, self.precision = choose_place(net, device, precision, "sr")
+        self.net: nn.Module = net
+        self.card: Card = card
+        self.scale: int = int(net.scale)  # type: ignore[arg-type]
+        self._is_blended = net.receptive_field is None  # a foreign network, whose tiles are never exact
+        self._field = SHARED if self._is_blended else int(net.receptive_field)  # type: ignore[arg-type]
         self._demand: Demand | None = getattr(net, "demand", None)
-        self.context = self._demand.context if self._demand else self._field
+        self.context: int = self._demand.context if self._demand else self._field
         self._multiple_of = int(net.multiple_of)  # type: ignore[arg-type]
         self._channels = in_channels(net, card)
         self._keeps_depth = precision == "auto"
@@ -114,7 +119,7 @@ class Upscaler:
             image: a path, a PIL image, an array of uint8, uint16 or float32, or a float tensor in 0..1.
             tile: largest side in input pixels of what goes through a block of the network at once, its context not
                 counted; 16 or more, "off" for the whole image through the whole network, or "auto" by memory and speed.
-                It does not change the result.
+                It does not change the result, except, with a warning, of foreign networks without a receptive field.
             self_ensemble: the mean over the 8 flips and rotations of the image: 8 times the work for about 0.1 dB.
             on_tile: called after each tile with the pixels done and the pixels in all.
 
@@ -221,15 +226,19 @@ class Upscaler:
         )
         budget = BUDGET * available_memory(self.device) / batch
         bytes_per_pixel = self._runner.bytes_per_pixel
-        if max(height, width) <= 1.5 * largest and height * width * bytes_per_pixel <= budget:
+        is_small = self._is_blended or max(height, width) <= 1.5 * largest
+        if is_small and height * width * bytes_per_pixel <= budget:
             return None
-        return tile_size_for(budget, bytes_per_pixel, self.context, self._multiple_of, maximum=largest)
+        maximum = None if self._is_blended else largest
+        return tile_size_for(budget, bytes_per_pixel, self.context, self._multiple_of, maximum=maximum)
 
     def _choose_part(self, height: int, width: int, side: int | None, batch: int) -> int | None:
         """Returns the side of the parts that an image is cut into with the network's whole field around each.
 
         Inside a part the network goes block by block over tiles; one that cannot takes each tile as a part.
         """
+        if self._is_blended:
+            return None
         if side is None or self._demand is None:
             return side
         largest = max(SMALLEST_PART, FIELDS_A_PART * self._field)
@@ -250,7 +259,19 @@ class Upscaler:
                 tiles = Tiles(max(1, side // self._multiple_of), passes=self._demand.passes, on_share=share)
                 return net.stream(x, tiles)  # type: ignore[operator]
 
-            return self._runner.bind(notes, full=full, apply=apply)(x)
+            bound = self._runner.bind(notes, full=full, apply=apply)
+            if not self._is_blended:
+                return bound(x)
+            return enlarge_blended(
+                bound,
+                x,
+                out_channels=int(self.net.out_channels),  # type: ignore[arg-type]
+                scale=self.scale,
+                multiple_of=self._multiple_of,
+                tile_size=side,
+                notes=notes,
+                on_share=share,
+            )
 
         return run
 

@@ -37,7 +37,7 @@ class Tiles:
     """
 
     def __init__(self, size: int, *, passes: int = 1, on_share: Callable[[float], None] | None = None) -> None:
-        self.size = size
+        self.size: int = size
         self._passes, self._on_share = passes, on_share
         self._made = 0
 

@@ -65,6 +65,7 @@ def run_blended(
     x: Tensor,
     *,
     num_outputs: int,
+    scale: int = 1,
     tile_size: int | None,
     overlap: int,
     multiple_of: int = 1,
@@ -77,15 +78,16 @@ def run_blended(
     gives what it gives on the whole image.
 
     Args:
-        net: (B, C, h, w) -> (B, num_outputs, h, w), for instance logits.
+        net: (B, C, h, w) -> (B, num_outputs, scale h, scale w), for instance logits.
         x: (B, C, H, W), any H and W: it is continued at the bottom and right to multiples of `multiple_of`.
         num_outputs: channels of the result.
+        scale: output pixels per input pixel.
         tile_size: side of a window, or None for the whole image at once.
         overlap: pixels that neighbouring windows share, at least; below `tile_size`.
         multiple_of: what the network needs height and width to be divisible by.
         on_tile: called after each window with the pixels done and the pixels in all, overlaps counted.
 
-    Returns: (B, num_outputs, H, W) float32 on the device of `x`.
+    Returns: (B, num_outputs, scale H, scale W) float32 on the device of `x`.
 
     Raises:
         ConfigError: a tile size below 1, or an overlap that is not in 0 .. tile_size - 1.
@@ -96,26 +98,31 @@ def run_blended(
         tile_size = max(height, width)
         overlap = min(overlap, tile_size - 1)
     cut = plan_windows(height, width, tile_size, overlap, multiple_of)
-    total = allocate((x.shape[0], num_outputs, height, width), x, torch.float32).zero_()
-    weights = allocate((height, width), x, torch.float32).zero_()
+    total = allocate((x.shape[0], num_outputs, height * scale, width * scale), x, torch.float32).zero_()
+    weights = allocate((height * scale, width * scale), x, torch.float32).zero_()
 
     def run(tile: Tile) -> None:
         y = net(fill(tile.source.of(x), tile.source))
-        check_shape(y, tile, 1)
+        check_shape(y, tile, scale)
         # Everything that allocates comes before the first sum: a window that fails here leaves no trace.
-        rows = _fade(tile.core.top, tile.core.bottom, height, overlap)
-        columns = _fade(tile.core.left, tile.core.right, width, overlap)
+        rows, columns = (
+            _fade(start * scale, end * scale, length * scale, overlap * scale)
+            for start, end, length in (
+                (tile.core.top, tile.core.bottom, height),
+                (tile.core.left, tile.core.right, width),
+            )
+        )
         weight = (rows[:, None] * columns).to(x.device)
         y = y.to(x.device, torch.float32)
-        tile.core.of(total).addcmul_(y, weight)
-        tile.core.of(weights).add_(weight)
+        tile.core.of(total, scale).addcmul_(y, weight)
+        tile.core.of(weights, scale).add_(weight)
 
     def split(core: Box, limit: int) -> list[Tile]:
         return windows(core, limit, min(overlap, limit // 2), multiple_of)
 
     where = f"{x.shape[-1]}x{x.shape[-2]}", x.device.type
     run_tiles(run, cut, split, smallest_side(tile_size, multiple_of), where, on_tile)
-    return total.div_(weights)[..., : x.shape[-2], : x.shape[-1]]
+    return total.div_(weights)[..., : x.shape[-2] * scale, : x.shape[-1] * scale]
 
 
 def _fade(start: int, end: int, length: int, overlap: int) -> Tensor:

@@ -80,7 +80,7 @@ def test_weights_that_are_not_finite_in_full_precision_either_are_refused():
 
 def test_auto_keeps_deep_pixels_in_full_precision(monkeypatch, rng):
     deep = rng.integers(0, 65_536, (6, 6, 3), np.uint16)
-    monkeypatch.setattr("densekit.predict.upscale.choose_precision", lambda *arguments: "bf16")
+    monkeypatch.setattr("densekit.predict.device.choose_precision", lambda *arguments: "bf16")
     doubled = deep.repeat(2, axis=0).repeat(2, axis=1)
     assert np.array_equal(fragile(precision="auto").predict(deep), doubled)
     assert not np.array_equal(fragile(precision="bf16").predict(deep), doubled)
@@ -176,3 +176,14 @@ print(sorted(heavy & set(sys.modules)))
 """
     run = subprocess.run([sys.executable, "-c", code, str(tiny_sr)], capture_output=True, text=True, check=False)
     assert (run.stdout, run.returncode) == ("[]\n", 0), run.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("conv0.weight", torch.nan), ("down_blocks.0.denselayer1.norm1.weight", torch.inf)]
+)
+def test_weights_that_are_not_finite_are_refused_even_where_results_would_hide_them(tiny_seg, name, value):
+    model = load(tiny_seg)
+    with torch.no_grad():
+        model.net.get_parameter(name).view(-1)[0] = value
+    with pytest.raises(CheckpointError, match=rf"^{name} holds values that are not finite; use another checkpoint$"):
+        model.predict(np.zeros((16, 16, 3), np.uint8))
