@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from densekit.cli import options
-from densekit.cli.process import tune_allocator
+from densekit.cli.candidates import complete_models
+from densekit.cli.process import spoken, tune_allocator
 from densekit.errors import ConfigError
 from densekit.files import printable
 
@@ -19,7 +20,7 @@ def bn() -> None:
 
 
 @bn.command()
-@click.argument("checkpoint", metavar="CKPT")
+@click.argument("checkpoint", metavar="CKPT", shell_complete=complete_models)
 @click.option("--data", "folders", required=True, multiple=True, metavar="DIR", help="Training pictures; repeatable.")
 @click.option("-o", "--out", required=True, metavar="OUT", help="The new checkpoint, .safetensors.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists; CKPT itself never is.")
@@ -30,11 +31,12 @@ def recalibrate(
 ) -> None:
     """Averages batch-norm statistics anew over pictures and prints the path of the new checkpoint.
 
-    CKPT is a .safetensors file or the name of a trained model. Every picture goes through once, dropout off, together
-    with others, cut to the size that its batch has in common. The new card says bn_mode recalibrated and of how many
-    pictures. Figures of the former statistics are dropped, so measure it anew with densekit seg eval.
+    CKPT is a name from densekit models, or a file of weights, those of others included. Every picture goes through
+    once, dropout off, together with others, cut to the size that its batch has in common. The new card says bn_mode
+    recalibrated and of how many pictures. Figures of the former statistics are dropped, so measure it anew with
+    densekit seg eval.
     """
-    from densekit.pretrained import find_weights
+    from densekit.pretrained import find_weights, open_model
 
     source, target = find_weights(checkpoint), Path(out)
     if target.suffix != ".safetensors" or not target.parent.is_dir():
@@ -45,14 +47,15 @@ def recalibrate(
         raise ConfigError(f"-o {printable(out)} already exists; add --overwrite or choose another name")
     tune_allocator()
 
-    from densekit.checkpoint import load_model, save_model
+    from densekit.checkpoint import save_model
     from densekit.cli.progress import Watch
     from densekit.datasets.pictures import list_pictures
     from densekit.evaluate import recalibrate
     from densekit.predict.device import choose_device
 
     where = choose_device(device)
-    net, card = load_model(source)
+    with spoken():
+        net, card = open_model(source)
     paths = list_pictures(folders)
     with Watch(paths) as watch:
         result, card = recalibrate(net, card, paths, batch_size=batch_size, device=where, on_picture=watch.begin)

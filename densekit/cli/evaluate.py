@@ -16,7 +16,8 @@ import click
 from click.core import ParameterSource
 
 from densekit import __version__
-from densekit.cli.options import Choice, TileSize, device
+from densekit.cli.candidates import complete_models
+from densekit.cli.options import Choice, Decorator, TileSize, device
 from densekit.cli.process import Terminated, terminable
 from densekit.errors import DataError, Interrupted
 from densekit.files import printable
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
 
 def eval_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what both eval commands take."""
-    options = [
-        click.option("-m", "--model", metavar="MODEL", help="Name of a trained model, or a .safetensors file."),
+    options: list[Decorator] = [
+        click.option(
+            "-m", "--model", metavar="MODEL", shell_complete=complete_models,
+            help="Name of a trained model, or a .safetensors file.",
+        ),
         click.option("--protocol", metavar="NAME", help="What is compared, and how; an unknown name lists them."),
         click.option("--tile", type=TileSize(), default="auto", show_default=True, help="Side of a tile in pixels."),
         device,
@@ -208,10 +212,9 @@ def load_for(name: str | None, task: str, device: str, precision: str) -> tuple[
         return None, {**about, "densekit": __version__}
     from densekit.cli.predict import find_model
     from densekit.evaluate.common import bn_mode_of
-    from densekit.predict import load
 
     weights = find_model(name, task)
-    model = load(weights.path, device=device, precision=precision)
+    model = weights.load(device, precision)
     weights.announce(model)
     return model, {**about, **weights.record(model), "bn_mode": bn_mode_of(model), "densekit": __version__}
 

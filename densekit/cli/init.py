@@ -14,6 +14,7 @@ import click
 
 from densekit import __version__
 from densekit.cli import options
+from densekit.cli.candidates import complete_models
 from densekit.cli.process import tune_allocator
 from densekit.errors import ConfigError
 from densekit.files import atomic_write, printable
@@ -31,7 +32,10 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         options.device,
         click.option("--overwrite", is_flag=True, help="Replace FILE if it exists; without it that is refused."),
-        click.option("--from", "weights", metavar="MODEL", help="Start from a trained model, by name or file."),
+        click.option(
+            "--from", "weights", metavar="MODEL", shell_complete=complete_models,
+            help="Start from a trained model, by name or file.",
+        ),
         click.option("--model", "network", metavar="NAME", help="Network [default: the one that suits the time]."),
         click.option(
             "--minutes", type=click.FloatRange(min=0, min_open=True), default=10, show_default=True, metavar="M",

@@ -10,6 +10,9 @@ import click
 
 from densekit import __version__
 from densekit.cli.bn import bn
+from densekit.cli.completion import completion
+from densekit.cli.doctor import doctor
+from densekit.cli.encoder import encoder
 from densekit.cli.models import models
 from densekit.cli.process import describe
 from densekit.cli.seg import seg
@@ -32,8 +35,11 @@ def root() -> None:
 
 root.add_command(sr)
 root.add_command(seg)
+root.add_command(encoder)
 root.add_command(models)
 root.add_command(bn)
+root.add_command(doctor)
+root.add_command(completion)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from densekit.cli.candidates import complete_models
 from densekit.errors import suggest
 
 Size = Literal["auto", "off"] | int
@@ -34,15 +35,31 @@ class TileSize(click.ParamType[Size]):
             self.fail(f"{value!r} is not auto, off or a number of pixels{suggest(value, ('auto', 'off'))}", param, ctx)
 
 
-device = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|...", help="Where to run.")
+class PictureSize(click.ParamType[tuple[int, int]]):
+    """`N` for a square, or `HxW`, in pixels."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        numbers = value.lower().split("x")
+        if len(numbers) > 2 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+            self.fail(f"{value!r} is no size; expected N or HxW in pixels, such as 224 or 480x640", param, ctx)
+        return int(numbers[0]), int(numbers[-1])
+
+
+device: Decorator = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|...", help="Where to run."
+)
 
 
 def predict_options(model_help: str, out_help: str) -> Decorator:
     """Returns a decorator that adds what both predict commands take."""
-    options = [
+    options: list[Decorator] = [
         click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
         click.option("-o", "--out", metavar="OUT", help=out_help),
-        click.option("-m", "--model", metavar="MODEL", help=model_help),
+        click.option("-m", "--model", metavar="MODEL", help=model_help, shell_complete=complete_models),
         click.option("--tile", type=TileSize(), default="auto", show_default=True, help="Side of a tile in pixels."),
         device,
         click.option(

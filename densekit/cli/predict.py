@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densekit import __version__
-from densekit.cards import card_from, read_bytes, split_header, verify_seal
+from densekit.cards import card_from, digest_of, is_ours, read_bytes, split_header, verify_seal
 from densekit.cli.batch import text_of
+from densekit.cli.process import spoken
 from densekit.errors import ConfigError, DeviceError
 from densekit.files import printable
 from densekit.image import MAX_PIXELS, Picture, read_image
@@ -26,26 +27,45 @@ COPIES = 3  # of a result in memory: its own, what an encoder makes of it, and t
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint whose bytes are known to be those that were written.
+    """The file of a model, which is known to be whole if it is one of ours.
 
     Attributes:
-        name: as in messages: an embedded model's name, or a path.
+        name: as in messages: an embedded model's name, a path or a hub id.
         path: the file.
-        sha256: its seal.
+        task: the task that it is to be for.
+        sha256: its seal, or where others wrote it the digest of its bytes.
+        is_sealed: whether densekit wrote it.
     """
 
     name: str
     path: Path
+    task: str
     sha256: str
+    is_sealed: bool
+
+    def load(self, device: str, precision: str) -> Any:
+        """Returns the `Upscaler` or `Segmenter`.
+
+        Raises:
+            ConfigError: a model for another task.
+            CheckpointError, DeviceError: as `densekit.load`.
+        """
+        from densekit.predict import load
+
+        with spoken():
+            model = load(self.path, device=device, precision=precision)
+        _check_task(model.card.task, self.task, self.name)
+        return model
 
     def announce(self, model: Upscaler | Segmenter) -> None:
         """Prints on stderr what any report of a fault has to begin with."""
         import torch
 
         origin = "embedded" if self.path.parent == WEIGHTS else "file"
+        seal = "sha256 ok" if self.is_sealed else f"sha256 {self.sha256[:8]}.., no seal"
         threads = f", {torch.get_num_threads()} threads" if model.device.type == "cpu" else ""
         click.echo(
-            f"densekit {__version__}  {printable(self.name)} ({origin}, sha256 ok)  "
+            f"densekit {__version__}  {printable(self.name)} ({origin}, {seal})  "
             f"{model.device}{threads}, {model.precision}",
             err=True,
         )
@@ -65,22 +85,32 @@ def find_model(name_or_path: str | None, task: str) -> Weights:
 
     Raises:
         ConfigError: none given, no such model, or one of another task.
-        CheckpointError: missing, damaged or foreign.
+        CheckpointError: missing or damaged.
     """
-    known = ", ".join(name for name, card in trained_cards().items() if card.task == task) or "none in this package"
     if name_or_path is None:
-        raise ConfigError(f"{task} predict needs a model: -m NAME ({known}) or -m FILE.safetensors")
-    path = find_weights(name_or_path)
+        raise ConfigError(f"{task} predict needs a model: -m NAME ({_names_for(task)}) or -m FILE.safetensors")
+    with spoken():
+        path = find_weights(name_or_path)
     source = printable(name_or_path)
+    if not is_ours(path):
+        return Weights(name_or_path, path, task, digest_of(path), is_sealed=False)
     data = read_bytes(path)
     start, description = split_header(data, source)
     sha256 = verify_seal(data, start, source)
-    card = card_from(description, source)
-    if card.task != task:
+    _check_task(card_from(description, source).task, task, name_or_path)
+    return Weights(name_or_path, path, task, sha256, is_sealed=True)
+
+
+def _check_task(found: str, task: str, name: str) -> None:
+    if found != task:
+        known = _names_for(task)
         raise ConfigError(
-            f"{source}: a model of task {printable(card.task)}, not {task}; models of task {task}: {known}"
+            f"{printable(name)}: a model of task {printable(found)}, not {task}; models of task {task}: {known}"
         )
-    return Weights(name_or_path, path, sha256)
+
+
+def _names_for(task: str) -> str:
+    return ", ".join(name for name, card in trained_cards().items() if card.task == task) or "none in this package"
 
 
 def read_picture(path: Path, max_pixels: int | None, first_frame: bool) -> Picture:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densekit.cli.check import seg_check
+from densekit.cli.convert import convert
 from densekit.cli.evaluate import Lines, check_reports, eval_options, load_for, named
+from densekit.cli.export import seg_export
 from densekit.cli.init import seg_init
 from densekit.cli.options import Choice, predict_options
 from densekit.cli.process import tune_allocator
@@ -65,14 +67,12 @@ def predict(
 
     from densekit.cli.batch import Done, caught_warnings, run_batch, text_of, writing
     from densekit.image import Picture, write_image, write_mask
-    from densekit.predict import Segmenter, load
     from densekit.predict.overlay import overlay as draw
     from densekit.predict.segment import OVERLAPS
     from densekit.predict.tiles import check_tile
 
     check_tile(tile)
-    segmenter = load(weights.path, device=device, precision=precision)
-    assert isinstance(segmenter, Segmenter)
+    segmenter = weights.load(device, precision)
     segmenter.check_statistics()
     palette = np.array(segmenter.palette, np.uint8)
     endings = [Ending("_mask", ".png"), Ending("_overlay", ".png")][: 1 + overlay]
@@ -202,4 +202,6 @@ def evaluate(
 
 
 seg.add_command(seg_check)
+seg.add_command(seg_export)
+seg.add_command(convert)
 seg.add_command(seg_init)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densekit.cli.check import sr_check
+from densekit.cli.convert import convert
 from densekit.cli.evaluate import Lines, check_reports, eval_options, load_for, named
+from densekit.cli.export import sr_export
 from densekit.cli.init import sr_init
 from densekit.cli.options import predict_options
 from densekit.cli.process import tune_allocator
@@ -67,14 +69,12 @@ def predict(
 
     from densekit.cli.batch import Done, run_batch, text_of, writing
     from densekit.image import Picture, write_image
-    from densekit.predict import Upscaler, load
     from densekit.predict.compare import compare as side_by_side
     from densekit.predict.tiles import check_tile
     from densekit.tiff import open_tiff
 
     check_tile(tile)
-    upscaler = load(weights.path, device=device, precision=precision)
-    assert isinstance(upscaler, Upscaler)
+    upscaler = weights.load(device, precision)
     scale = upscaler.scale
     endings = [Ending(f"_x{scale}"), Ending("_compare", ".png")][: 1 + compare]
     planned = plan(files, out, endings, overwrite=overwrite)
@@ -190,4 +190,6 @@ def evaluate(
 
 
 sr.add_command(sr_check)
+sr.add_command(sr_export)
+sr.add_command(convert)
 sr.add_command(sr_init)

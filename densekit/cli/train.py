@@ -13,6 +13,7 @@ import click
 
 from densekit import __version__
 from densekit.cli import options
+from densekit.cli.candidates import complete_configs
 from densekit.cli.process import spoken, tune_allocator
 from densekit.errors import ConfigError, DataError, DensekitError, DeviceError, Interrupted
 from densekit.files import printable
@@ -30,7 +31,7 @@ def train_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--resume", is_flag=True, help="Continue from the newest state of the run."),
         click.option("--run", "run_dir", metavar="DIR", help="Folder of the run [default: runs/NAME of the config]."),
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
-        click.argument("name", metavar="CONFIG"),
+        click.argument("name", metavar="CONFIG", shell_complete=complete_configs),
     ):
         function = option(function)
     return function

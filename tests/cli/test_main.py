@@ -43,6 +43,10 @@ def raising(monkeypatch):
         (["--version"], 0, "torch pydantic numpy PIL rich yaml cv2 safetensors"),
         (["sr", "predict", "--help"], 0, "torch pydantic numpy PIL rich yaml cv2 safetensors"),
         (["models"], 0, "torch pydantic numpy PIL rich yaml cv2 safetensors"),
+        (["encoder", "--help"], 0, "torch pydantic numpy PIL rich yaml cv2 safetensors"),
+        (["encoder", "compare", "--help"], 0, "torch pydantic numpy PIL rich yaml cv2 safetensors"),
+        (["doctor", "--help"], 0, "torch pydantic numpy PIL rich yaml cv2 safetensors"),
+        (["completion", "bash"], 0, "torch pydantic numpy PIL rich yaml cv2 safetensors"),
         (["sr", "train", "sr/rdn_tinny_x2"], 2, "torch numpy PIL rich cv2"),
         (["sr", "predict", "no-such-file.png", "-m", "no-such-model"], 2, "torch pydantic rich yaml cv2"),
         (["seg", "predict", "no-such-file.png"], 2, "torch pydantic rich yaml cv2"),
@@ -73,7 +77,9 @@ def test_help_and_version_go_to_stdout(run):
     help_text = run("-h")
     assert help_text.code == 0
     assert help_text.err == []
-    assert {"models", "seg", "sr"} <= {line.split()[0] for line in help_text.out if line.strip()}
+    assert {"bn", "completion", "doctor", "encoder", "models", "seg", "sr"} <= {
+        line.split()[0] for line in help_text.out if line.strip()
+    }
     assert any("Exit codes: 0 all done" in line for line in help_text.out)
     assert "rdn-tiny-x4" in " ".join(run("sr", "predict", "-h").out)
 

@@ -37,8 +37,11 @@ def test_trained_models_stand_apart_from_architectures(run):
     assert small[:3] == ["rdn-small-x2", "sr", "x2"]
     assert "psnr 37.65 (rdn-y, data/set5/images)" in trained[1]
     assert trained[1].endswith("free to share")
-    assert result.out[gap + 1].split() == ["architecture", "task"]
-    assert ["rdn", "sr"] in [line.split() for line in result.out[gap + 2 :]]
+    assert "embedded" in street
+    assert result.out[gap + 1].split() == ["architecture", "task", "encoder"]
+    rows = [line.split() for line in result.out[gap + 2 :]]
+    assert ["rdn", "sr", "-"] in rows
+    assert ["densenet121", "encoder", "yes"] in rows
 
 
 @pytest.mark.usefixtures("shelf")
@@ -52,17 +55,26 @@ def test_the_json_of_a_model_keeps_its_keys(run, shelf):
     assert records[0] == {
         "name": "rdn-small-x2",
         "kind": "trained",
+        "state": "embedded",
         "task": "sr",
         "model": "rdn",
         "arguments": RDN,
         "classes": [],
         "step": 12_000,
         "metrics": FIGURES,
+        "parameters": sum(parameter.numel() for parameter in create_model("rdn", **RDN).parameters()),
         "bytes": (shelf / "rdn-small-x2.safetensors").stat().st_size,
         "data": "data/t91/images",
         "licence": "free to share",
     }
-    assert records[1] == {"name": "rdn", "kind": "architecture", "task": "sr"}
+    assert records[1] == {"name": "rdn", "kind": "architecture", "task": "sr", "encoder": False}
+
+
+def test_parameters_are_counted_without_statistics_of_norms(run):
+    for name in pretrained.trained_names():
+        net, _ = pretrained.open_model(name)
+        record = json.loads(run("models", name, "--json").out[0])
+        assert record["parameters"] == sum(parameter.numel() for parameter in net.parameters())
 
 
 @pytest.mark.usefixtures("shelf")
