@@ -14,6 +14,7 @@ import pytest
 from densekit.cli.main import root
 from densekit.config import list_configs, load_config
 from densekit.errors import DensekitError
+from densekit.models import model_names
 from densekit.pretrained import trained_names
 from tools import figures
 from tools.make_samples import FOLDER as SAMPLES
@@ -38,13 +39,16 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     names = {}
     snippets = [text for kind, text in BLOCKS if kind == "python"]
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for text in snippets:
         exec(compile(text, "README.md", "exec"), names)
     assert names["image"].shape == (288, 384, 3)
     assert names["ids"].shape == (256, 256)
     assert names["encoder"].reductions == (4, 8, 8)
-    assert "torch.Size([1, 3, 72, 96])" in capsys.readouterr().out
+    assert names["lab"].encoder.output_stride == 16
+    printed = capsys.readouterr().out
+    assert "torch.Size([1, 3, 72, 96])" in printed
+    assert "torch.Size([1, 2, 64, 64]) [256, 440, 744, 1040]" in printed
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -53,8 +57,8 @@ def test_a_command_of_the_readme_parses_and_names_what_there_is(words):
     while isinstance(command, click.Group):
         command = command.commands[words.pop(0)]
     values = command.make_context("densekit", list(words), obj=False, **root.context_settings).params
-    if values.get("model") and not values["model"].endswith(".safetensors"):
-        assert values["model"] in trained_names()
+    if values.get("model") and not Path(values["model"]).suffix:
+        assert values["model"] in (*trained_names(), *model_names())
     if command.name == "train" and f"-o {values['name']}" not in TEXT:  # but for what another command writes
         assert values["name"] in list_configs()
         load_config(values["name"], values["overrides"])
