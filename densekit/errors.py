@@ -56,7 +56,7 @@ class Interrupted(DensekitError):
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
-        self.exit_code = 128 + signum
+        self.exit_code: int = 128 + signum
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ FILE, README = "model.safetensors", "README.md"
 # What a repository or a folder may hold in place of it, in the order of preference.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz", ".h5", ".onnx")
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?")
-logger = logging.getLogger("densekit")
+logger: logging.Logger = logging.getLogger("densekit")
 
 
 def is_hub_id(text: str) -> bool:

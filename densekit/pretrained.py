@@ -22,7 +22,7 @@ RUNTIME_SUFFIXES = (".onnx", ".xml", ".pt2")  # ONNX, OpenVINO and torch.export:
 ENCODER = "encoder."  # in front of the names of an encoder's weights in a network over one
 RGB = 3  # channels, where nothing else is said
 _DIGEST = re.compile("[0-9a-fA-F]{8,64}")
-logger = logging.getLogger("densekit")
+logger: logging.Logger = logging.getLogger("densekit")
 
 
 def trained_names(pattern: str = "*") -> list[str]:

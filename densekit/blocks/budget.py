@@ -20,7 +20,7 @@ from densekit.blocks.memory import MEMORY_POLICIES, budget_of, show_bytes
 from densekit.blocks.parts import autocast_dtype
 from densekit.errors import ConfigError
 
-log = logging.getLogger("densekit")
+log: logging.Logger = logging.getLogger("densekit")
 SHOWN = 8  # parts that a line names one by one
 
 
@@ -64,7 +64,7 @@ class Budget:
 
     def __init__(self, memory: str) -> None:
         self.memory = memory
-        self.largest = 0
+        self.largest: int = 0
 
     def __call__(self, net: nn.Module, inputs: tuple[Any, ...]) -> None:
         is_step = net.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -140,7 +140,7 @@ class Ledger:
     """
 
     def __init__(self, net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.device = torch.device("meta")
+        self.device: torch.device = torch.device("meta")
         self.mode: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         make: Callable[[Tensor], Tensor] = methodcaller("to", self.device)
         device = next(net.parameters()).device
@@ -151,10 +151,11 @@ class Ledger:
             self.device, self.mode = device, (fake := FakeTensorMode(allow_non_fake_inputs=True))
             make = fake.from_tensor
         with self.mode:
-            self.net = imitation(net, make)
-        self.parts = spenders(self.net)
-        self.shape, self.dtype = shape, dtype
-        self.running = [""]
+            self.net: nn.Module = imitation(net, make)
+        self.parts: dict[str, nn.Module] = spenders(self.net)
+        self.shape: tuple[int, ...] = shape
+        self.dtype: torch.dtype = dtype
+        self.running: list[str] = [""]
         for name, module in self.parts.items():
             module.forward = self._noting(name, module.forward)
         self.counted: dict[tuple[str, ...], dict[str, int]] = {}

@@ -154,10 +154,13 @@ class Flow:
     """
 
     def __init__(self, plan: Plan, data: Tensor, stats: Tensor, grad: Tensor) -> None:
-        self.plan, self.data, self.stats = plan, data, stats
-        self.grad = torch.zeros_like(data) if plan.only_new else torch.empty_like(data)
+        self.plan: Plan = plan
+        self.data: Tensor = data
+        self.stats: Tensor = stats
+        self.grad: Tensor = torch.zeros_like(data) if plan.only_new else torch.empty_like(data)
         self.grad[:, data.shape[1] - grad.shape[1] :] = grad
-        self.sums = torch.zeros_like(stats[:2])  # of what is to be taken away: gradients of biases, and of weights
+        # Of what is to be taken away: gradients of biases, and of weights.
+        self.sums: Tensor = torch.zeros_like(stats[:2])
         self.gradients: dict[int, Tensor | None] = {}
 
     def grad_of_inputs(self, widths: Sequence[int]) -> list[Tensor]:

@@ -59,12 +59,12 @@ class BottleneckLayer(nn.Module):
     ) -> None:
         super().__init__()
         width = bn_size * growth_rate
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, growth_rate, 3, padding=dilation, dilation=dilation, bias=False)
+        self.norm1: nn.BatchNorm2d = nn.BatchNorm2d(channels)
+        self.conv1: nn.Conv2d = nn.Conv2d(channels, width, 1, bias=False)
+        self.norm2: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.conv2: nn.Conv2d = nn.Conv2d(width, growth_rate, 3, padding=dilation, dilation=dilation, bias=False)
         self.drop_rate = drop_rate
-        self.drop_rate_inside = drop_rate if check_dropout(dropout) == "paper" else 0.0
+        self.drop_rate_inside: float = drop_rate if check_dropout(dropout) == "paper" else 0.0
         self.radius = dilation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,8 +95,8 @@ class BasicLayer(nn.Module):
         self, channels: int, growth_rate: int, *, bias: bool = False, drop_rate: float = 0.0, dilation: int = 1
     ) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, growth_rate, 3, padding=dilation, dilation=dilation, bias=bias)
+        self.norm1: nn.BatchNorm2d = nn.BatchNorm2d(channels)
+        self.conv1: nn.Conv2d = nn.Conv2d(channels, growth_rate, 3, padding=dilation, dilation=dilation, bias=bias)
         self.drop_rate = drop_rate
         self.radius = dilation
 
@@ -129,7 +129,7 @@ class ConvLayer(nn.Module):
 
     def __init__(self, channels: int, growth_rate: int, activation: Callable[[Tensor], Tensor] = relu) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, growth_rate, 3, padding=1)
+        self.conv: nn.Conv2d = nn.Conv2d(channels, growth_rate, 3, padding=1)
         self.activation = activation
         self.radius = 1
 
@@ -161,8 +161,8 @@ class Transition(nn.Module):
         self, in_channels: int, out_channels: int, pool: nn.Module, *, bias: bool = False, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(in_channels)
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        self.norm: nn.BatchNorm2d = nn.BatchNorm2d(in_channels)
+        self.conv: nn.Conv2d = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
         self.pool = pool
         self.drop_rate = drop_rate
         self.memory = "speed"

@@ -6,7 +6,7 @@ fit the constructor is for `tasks` to say.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -32,13 +32,13 @@ from densekit.config.together import faults_together
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelConfig(_Section):
     """The network: its name and the keyword arguments of its constructor."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Keyword] = Field(init=False)
 
     name: Text = Field(description="Name of the network; `densekit models` lists them.")

@@ -30,7 +30,7 @@ class ClassMap:
     """
 
     def __init__(self, colors: Mapping[str, int]) -> None:
-        self.colors = {color.lower(): label for color, label in colors.items()}
+        self.colors: dict[str, int] = {color.lower(): label for color, label in colors.items()}
         # A colour's code is its place in the table; of the 32 MiB only the pages that hold colours are ever touched.
         self._table: NDArray[np.uint16] = np.zeros(1 << 24 if colors else 0, np.uint16)
         for color, label in self.colors.items():

@@ -115,8 +115,8 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
         class_map: Mapping[str, int] | None = None,
         cache: str | None = None,
     ) -> None:
-        self.paths = [path for pair in pairs for path in pair]
-        self.origins = self.paths[::2]
+        self.paths: list[Path] = [path for pair in pairs for path in pair]
+        self.origins: list[Path] = self.paths[::2]
         self.augment = augment
         self._is_label = np.arange(256) < num_classes
         self._is_label[IGNORE] = True
@@ -127,7 +127,9 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
             ((image, ids),) = read(pairs[0])
             listed.check(image, ids, self._is_label)
         name = f"seg {num_classes} {ignore_index} {json.dumps(colors, sort_keys=True)}"
-        self.samples = [(image, ids) for ((image, ids),) in load_all(name, pairs, read, cache)]
+        self.samples: list[tuple[Pixels, Pixels]] = [
+            (image, ids) for ((image, ids),) in load_all(name, pairs, read, cache)
+        ]
         if listed is not None:
             for axis in (0, 1):
                 image, ids = min(self.samples, key=lambda sample: sample[1].shape[axis])

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from filelock import FileLock
@@ -31,8 +31,8 @@ FORMAT = 1  # goes up whenever a pack made before must not be used any more: its
 
 _HEX = 16 * "[0-9a-f]"  # as `_digest` writes it
 
-Source = tuple[Path, ...]
-Record = tuple[Pixels, ...]
+Source: TypeAlias = tuple[Path, ...]
+Record: TypeAlias = tuple[Pixels, ...]
 Read = Callable[[Source], list[Record]]
 
 

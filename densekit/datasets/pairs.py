@@ -108,7 +108,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         self.crop_size = crop_size
         self.seed = seed
         self.hr_only = hr_only
-        self.paths = [source[0] for source in sources]
+        self.paths: list[Path] = [source[0] for source in sources]
         self.pairs: list[Record] = []
         self.origins: list[Path] = []
         self.left_out: list[Path] = []

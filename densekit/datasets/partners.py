@@ -42,7 +42,7 @@ class Partners:
     """
 
     def __init__(self, folder: str | Path, *, scale: int | None = None, masks: bool = False) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._masks = masks
         self._exact: dict[str, list[Path]] = {}
         self._near: dict[str, list[Path]] = {}

@@ -42,7 +42,7 @@ _CONSTANT = re.compile(r"(?:cv2\.)?((?:INTER|BORDER)_[A-Z0-9_]+)")
 _NEAREST = (cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT)
 
 
-class FocusCrop(A.RandomCrop):  # type: ignore[misc]
+class _FocusCrop(A.RandomCrop):  # type: ignore[misc]
     """A random crop that in a share of the draws is laid around a pixel of a wanted class, as `find_corner` does.
 
     Wanted are the `classes` that come with image and mask; without them any but 0. Where the mask has no such pixel,
@@ -65,7 +65,7 @@ class FocusCrop(A.RandomCrop):  # type: ignore[misc]
 
 def crop_steps(size: int, focus: str = "none", share: float = 0.0) -> list[Any]:
     """Returns the steps that make a crop of (size, size), of smaller images too: these are padded, masks with void."""
-    crop = A.RandomCrop(size, size) if focus == "none" else FocusCrop(size, share)
+    crop = A.RandomCrop(size, size) if focus == "none" else _FocusCrop(size, share)
     return [A.PadIfNeeded(size, size, fill_mask=IGNORE), crop]
 
 

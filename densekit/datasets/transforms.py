@@ -56,8 +56,8 @@ class Augment:
         from densekit.datasets import pipelines
 
         crop = pipelines.crop_steps(crop_size, focus, focus_share)
-        self.listed = [] if isinstance(steps, str) else pipelines.listed_steps(steps)
-        self.compose = pipelines.compose(
+        self.listed: list[Any] = [] if isinstance(steps, str) else pipelines.listed_steps(steps)
+        self.compose: Any = pipelines.compose(
             pipelines.named_steps(steps, crop) if isinstance(steps, str) else [*self.listed, *crop]
         )
         self.seed = seed

@@ -37,7 +37,7 @@ class Measures:
     ) -> None:
         classes = (rule.num_classes, rule.ignore_index)
         self.rule = rule
-        self.total = ConfusionMatrix(*classes)
+        self.total: ConfusionMatrix = ConfusionMatrix(*classes)
         self._calibration = Calibration(*classes) if calibration else None
         self._temperature = temperature or 1.0
         self._tempered = Calibration(*classes) if temperature is not None else None

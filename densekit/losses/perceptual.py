@@ -51,15 +51,15 @@ class Perceptual(nn.Module):
 
     def __init__(self, weights: str | Path | None, layers: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.layers = dict(ESRGAN if layers is None else layers)
+        self.layers: dict[str, float] = dict(ESRGAN if layers is None else layers)
         names = layer_names()
         if not self.layers:
             raise ConfigError("the perceptual loss has no layers; expected one at least, such as conv5_4")
         for name in self.layers:
             if name not in names:
                 raise ConfigError(f"VGG19 has no layer {name!r}{suggest(name, names)} (such as conv5_4 or relu3_3)")
-        self.names = names[: 1 + max(map(names.index, self.layers))]
-        self.features = _vgg19(len(self.names), weights).requires_grad_(False)
+        self.names: list[str] = names[: 1 + max(map(names.index, self.layers))]
+        self.features: nn.Sequential = _vgg19(len(self.names), weights).requires_grad_(False)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 

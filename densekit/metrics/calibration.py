@@ -50,7 +50,7 @@ class Calibration:
         self.pixels: NDArray[np.int64] = np.zeros(bins, np.int64)  # in each bin
         self.right: NDArray[np.int64] = np.zeros(bins, np.int64)
         self.confidence: NDArray[np.float64] = np.zeros(bins)
-        self.squares = 0.0  # of the difference between probabilities and the truth
+        self.squares: float = 0.0  # of the difference between probabilities and the truth
         self.ranked: NDArray[np.int64] = np.zeros((2, RANKS), np.int64)  # surest first: pixels, wrong ones
 
     def update(self, probabilities: Any, target: Any) -> None:

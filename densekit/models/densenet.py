@@ -72,7 +72,7 @@ class DenseNet(Network):
         super().__init__()
         register_statistics(self, in_channels, mean, std)
         blocks = block_config if depth is None else blocks_of_depth(depth, bn_size)
-        self.features = build_features(
+        self.features: Chain = build_features(
             in_channels,
             growth_rate,
             blocks,
@@ -86,10 +86,11 @@ class DenseNet(Network):
         channels = tap_channels(self.features)[-1]
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
         self.features.add_module("relu5", nn.ReLU(inplace=True))
-        self.classifier = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+        self.classifier: nn.Linear | nn.Identity = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
         init_densenet_(self)
+        self.receptive_field: int
         reductions, self.receptive_field = measure(self.features)
-        self.multiple_of = reductions[-1]
+        self.multiple_of: int = reductions[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features((x - self.mean) / self.std)
@@ -154,7 +155,7 @@ class DenseNetEncoder(Network):
             raise ConfigError(f"output_stride={output_stride}: expected 8, 16 or 32")
         register_statistics(self, in_channels, mean, std)
         last = out_indices[-1]
-        self.features = build_features(
+        self.features: Chain = build_features(
             in_channels,
             growth_rate,
             blocks[:last],
@@ -178,11 +179,12 @@ class DenseNetEncoder(Network):
         names = ["relu0" if stem == "imagenet" else "conv0"]
         names += [f"denseblock{i}" if taps == "raw" else f"transition{i}" for i in range(1, len(blocks))]
         names.append("norm5" if taps == "smp" else "relu5")
-        self.tap_names = frozenset(names[i] for i in out_indices)
+        self.tap_names: frozenset[str] = frozenset(names[i] for i in out_indices)
+        self.receptive_field: int
         reductions, self.receptive_field = measure(self.features)
-        self.channels = tuple(channels[i] for i in out_indices)
-        self.reductions = tuple(reductions[i] for i in out_indices)
-        self.multiple_of = reductions[-1]
+        self.channels: tuple[int, ...] = tuple(channels[i] for i in out_indices)
+        self.reductions: tuple[int, ...] = tuple(reductions[i] for i in out_indices)
+        self.multiple_of: int = reductions[-1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.features.tapped((x - self.mean) / self.std, self.tap_names)[0]

@@ -66,11 +66,11 @@ class UNetDiscriminator(nn.Module):
         super().__init__()
         widths = [num_features * 2**i for i in range(4)]
         pairs = list(itertools.pairwise(widths))
-        self.first = nn.Conv2d(in_channels, num_features, 3, padding=1)
-        self.downs = nn.ModuleList(SpectralConv(narrow, wide, 4, stride=2) for narrow, wide in pairs)
-        self.ups = nn.ModuleList(SpectralConv(wide, narrow, 3) for narrow, wide in reversed(pairs))
-        self.body = nn.ModuleList(SpectralConv(num_features, num_features, 3) for _ in range(2))
-        self.last = nn.Conv2d(num_features, 1, 3, padding=1)
+        self.first: nn.Conv2d = nn.Conv2d(in_channels, num_features, 3, padding=1)
+        self.downs: nn.ModuleList = nn.ModuleList(SpectralConv(narrow, wide, 4, stride=2) for narrow, wide in pairs)
+        self.ups: nn.ModuleList = nn.ModuleList(SpectralConv(wide, narrow, 3) for narrow, wide in reversed(pairs))
+        self.body: nn.ModuleList = nn.ModuleList(SpectralConv(num_features, num_features, 3) for _ in range(2))
+        self.last: nn.Conv2d = nn.Conv2d(num_features, 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x, skips = leaky_relu(self.first(x)), []
@@ -120,10 +120,12 @@ class VGGDiscriminator(nn.Module):
             stages.append(nn.Conv2d(channels, width, 3, padding=1, bias=stage == 0))
             stages.append(nn.Conv2d(width, width, 4, stride=2, padding=1, bias=False))
             channels = width
-        self.convs = nn.ModuleList(stages)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(conv.out_channels, track_running_stats=False) for conv in stages[1:])
-        self.hidden = nn.Linear(16 * channels, 100)
-        self.last = nn.Linear(100, 1)
+        self.convs: nn.ModuleList = nn.ModuleList(stages)
+        self.norms: nn.ModuleList = nn.ModuleList(
+            nn.BatchNorm2d(conv.out_channels, track_running_stats=False) for conv in stages[1:]
+        )
+        self.hidden: nn.Linear = nn.Linear(16 * channels, 100)
+        self.last: nn.Linear = nn.Linear(100, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self.convs

@@ -62,12 +62,12 @@ class FCDenseNet(Network):
         super().__init__()
         counts = layers_of_blocks(num_layers, num_pools)
         self.multiple_of = 1
-        self.min_size = 2**num_pools
+        self.min_size: int = 2**num_pools
         register_statistics(self, in_channels, mean, std)
         make_block = partial(dense_block, growth_rate=growth_rate, drop_rate=drop_rate)
-        self.conv0 = nn.Conv2d(in_channels, num_init_features, 3, padding=1)
-        self.down_blocks = nn.ModuleList()
-        self.transitions_down = nn.ModuleList()
+        self.conv0: nn.Conv2d = nn.Conv2d(in_channels, num_init_features, 3, padding=1)
+        self.down_blocks: nn.ModuleList = nn.ModuleList()
+        self.transitions_down: nn.ModuleList = nn.ModuleList()
         channels = num_init_features
         skips = []
         for layers in counts[:num_pools]:
@@ -78,18 +78,18 @@ class FCDenseNet(Network):
             self.transitions_down.append(
                 Transition(channels, channels, nn.MaxPool2d(2), bias=True, drop_rate=drop_rate)
             )
-        self.bottleneck = make_block(channels, counts[num_pools])
-        self.transitions_up = nn.ModuleList()
-        self.up_blocks = nn.ModuleList()
+        self.bottleneck: DenseBlock = make_block(channels, counts[num_pools])
+        self.transitions_up: nn.ModuleList = nn.ModuleList()
+        self.up_blocks: nn.ModuleList = nn.ModuleList()
         new_channels = growth_rate * counts[num_pools]
         for layers, skip in zip(counts[num_pools + 1 :], reversed(skips), strict=True):
             self.transitions_up.append(nn.ConvTranspose2d(new_channels, new_channels, 3, stride=2))
             block = make_block(new_channels + skip, layers)
             self.up_blocks.append(block)
             new_channels = growth_rate * layers
-        self.classifier = nn.Conv2d(block.out_channels, num_classes, 1)
+        self.classifier: nn.Conv2d = nn.Conv2d(block.out_channels, num_classes, 1)
         init_he_uniform_(self)
-        self.receptive_field = self._radius()
+        self.receptive_field: int = self._radius()
 
     def _radius(self) -> int:
         """Sums the longest path: pools see a pixel of their finer grid, transposed convolutions one of the coarser."""
@@ -165,7 +165,9 @@ class FCDenseNetEncoder(Network):
             range(num_pools + 1) if out_indices is None else out_indices, num_pools, "0 (first block)"
         )
         register_statistics(self, in_channels, mean, std)
-        self.conv0 = nn.Conv2d(in_channels, num_init_features, 3, padding=1)
+        self.conv0: nn.Conv2d = nn.Conv2d(in_channels, num_init_features, 3, padding=1)
+        self.down_blocks: nn.ModuleList
+        self.transitions_down: nn.ModuleList
         self.down_blocks, self.transitions_down = nn.ModuleList(), nn.ModuleList()
         steps = [(1, Fraction(1))]
         made: list[tuple[int, int]] = []  # (channels, reduction) of each block
@@ -186,10 +188,12 @@ class FCDenseNetEncoder(Network):
             steps += [(r, Fraction(1, reduction)) for r in layer_radii(block)]
             made.append((channels, reduction))
         init_he_uniform_(self)
-        self.out_indices = tuple(out_indices)
+        self.out_indices: tuple[int, ...] = tuple(out_indices)
+        self.channels: tuple[int, ...]
+        self.reductions: tuple[int, ...]
         self.channels, self.reductions = zip(*(made[i] for i in out_indices), strict=True)
         self.multiple_of = reduction
-        self.receptive_field = radius(steps)
+        self.receptive_field: int = radius(steps)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.conv0((x - self.mean) / self.std)

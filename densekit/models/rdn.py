@@ -71,12 +71,12 @@ class RDN(Network):
         if bicubic_skip and in_channels != out_channels:
             raise ConfigError(f"bicubic_skip needs as many channels out as in, not {in_channels} and {out_channels}")
         self.scale = scale
-        self.sfe1 = nn.Conv2d(in_channels, num_features, 3, padding=1)
-        self.sfe2 = nn.Conv2d(num_features, num_features, 3, padding=1)
-        self.blocks = nn.ModuleList(
+        self.sfe1: nn.Conv2d = nn.Conv2d(in_channels, num_features, 3, padding=1)
+        self.sfe2: nn.Conv2d = nn.Conv2d(num_features, num_features, 3, padding=1)
+        self.blocks: nn.ModuleList = nn.ModuleList(
             ResidualDenseBlock(num_features, num_layers, growth_rate) for _ in range(num_blocks)
         )
-        self.gff = nn.Sequential(
+        self.gff: nn.Sequential = nn.Sequential(
             nn.Conv2d(num_blocks * num_features, num_features, 1),
             nn.Conv2d(num_features, num_features, 3, padding=1),
         )
@@ -91,14 +91,14 @@ class RDN(Network):
                 features=growth_rate if upsampler == "pixelshuffle_growth" else num_features,
                 direct=upsampler == "pixelshuffledirect",
             )
-        self.skip = BicubicSkip(scale) if bicubic_skip else None
+        self.skip: BicubicSkip | None = BicubicSkip(scale) if bicubic_skip else None
         one = Fraction(1)
         body = [(r, one) for r in layer_radii(self.blocks)]
-        self.receptive_field = radius([(1, one), (1, one), *body, (1, one), *self.tail.steps])
-        self.block_radius = max(layer_radii(self.blocks))
-        self.tail_radius = max(radius([(1, one), *self.tail.steps]), self.skip.radius if self.skip else 0)
+        self.receptive_field: int = radius([(1, one), (1, one), *body, (1, one), *self.tail.steps])
+        self.block_radius: int = max(layer_radii(self.blocks))
+        self.tail_radius: int = max(radius([(1, one), *self.tail.steps]), self.skip.radius if self.skip else 0)
         context = max(2, self.block_radius, self.tail_radius)
-        self.demand = Demand(context, channels=3 * num_features, passes=2 * num_blocks + 2)
+        self.demand: Demand = Demand(context, channels=3 * num_features, passes=2 * num_blocks + 2)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.sfe1(x)

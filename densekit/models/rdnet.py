@@ -78,8 +78,8 @@ class RDNet(Network):
         super().__init__()
         register_statistics(self, in_channels, mean, std)
         check_stages(growth_rate, block_config, strides)
-        self.stem = make_stem(in_channels, num_init_features)
-        self.dense_stages = build_stages(
+        self.stem: nn.Sequential = make_stem(in_channels, num_init_features)
+        self.dense_stages: nn.Sequential = build_stages(
             num_init_features,
             growth_rate,
             block_config,
@@ -92,10 +92,12 @@ class RDNet(Network):
             drop_path_rate=drop_path_rate,
         )
         channels = stage_channels(self.dense_stages)[-1]
-        self.head = nn.Sequential(OrderedDict(norm=LayerNorm(channels), fc=nn.Linear(channels, num_classes)))
+        self.head: nn.Sequential = nn.Sequential(
+            OrderedDict(norm=LayerNorm(channels), fc=nn.Linear(channels, num_classes))
+        )
         init_rdnet_(self)
-        self.multiple_of = PATCH * 2 ** list(strides).count(2)
-        self.receptive_field = measure(self.dense_stages)
+        self.multiple_of: int = PATCH * 2 ** list(strides).count(2)
+        self.receptive_field: int | None = measure(self.dense_stages)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dense_stages(self.stem((x - self.mean) / self.std))
@@ -157,9 +159,9 @@ class RDNetEncoder(Network):
         ends = level_ends(strides)
         out_indices = check_taps(range(1, len(ends) + 1) if out_indices is None else out_indices, len(ends))
         register_statistics(self, in_channels, mean, std)
-        self.stem = make_stem(in_channels, num_init_features)
-        self.ends = [0, *ends][: out_indices[-1] + 1]  # blocks up to the stem and to the end of each level
-        self.dense_stages = build_stages(
+        self.stem: nn.Sequential = make_stem(in_channels, num_init_features)
+        self.ends: list[int] = [0, *ends][: out_indices[-1] + 1]  # blocks up to the stem and to the end of each level
+        self.dense_stages: nn.Sequential = build_stages(
             num_init_features,
             growth_rate,
             block_config,
@@ -176,11 +178,11 @@ class RDNetEncoder(Network):
         init_rdnet_(self)
         channels = [num_init_features, *stage_channels(self.dense_stages)]
         reductions = [PATCH, *(min(PATCH * 2**level, output_stride) for level in range(len(ends)))]
-        self.tapped_blocks = frozenset(self.ends[i] for i in out_indices)
-        self.channels = tuple(channels[self.ends[i]] for i in out_indices)
-        self.reductions = tuple(reductions[i] for i in out_indices)
-        self.multiple_of = reductions[out_indices[-1]]
-        self.receptive_field = measure(self.dense_stages)
+        self.tapped_blocks: frozenset[int] = frozenset(self.ends[i] for i in out_indices)
+        self.channels: tuple[int, ...] = tuple(channels[self.ends[i]] for i in out_indices)
+        self.reductions: tuple[int, ...] = tuple(reductions[i] for i in out_indices)
+        self.multiple_of: int = reductions[out_indices[-1]]
+        self.receptive_field: int | None = measure(self.dense_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.stem((x - self.mean) / self.std)

@@ -35,7 +35,7 @@ class Squeeze(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc = nn.Conv2d(channels, channels, 1)
+        self.fc: nn.Conv2d = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * F.hardsigmoid(self.fc(x.mean((2, 3), keepdim=True)))
@@ -67,8 +67,8 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         width = int(channels * expansion / 8) * 8
-        self.gamma = nn.Parameter(torch.full((growth_rate,), layer_scale))
-        self.radius = KERNEL // 2 * dilation
+        self.gamma: nn.Parameter = nn.Parameter(torch.full((growth_rate,), layer_scale))
+        self.radius: int = KERNEL // 2 * dilation
         modules = [
             nn.Conv2d(channels, channels, KERNEL, padding=self.radius, dilation=dilation, groups=channels),
             LayerNorm(channels),
@@ -77,7 +77,11 @@ class Layer(nn.Module):
             nn.Conv2d(width, growth_rate, 1),
             *([Squeeze(growth_rate)] if has_squeeze else []),
         ]
-        self.layers = nn.ModuleDict({"layers": nn.Sequential(*modules)})  # nested as in timm, for the keys
+        self.layers: nn.ModuleDict = nn.ModuleDict(
+            {"layers": nn.Sequential(*modules)}
+        )  # nested as in timm, for the keys
+        self.drop_path: float
+        self.drop_rate: float
         self.drop_rate, self.drop_path = drop_rate, drop_path
 
     def forward(self, x: Tensor) -> Tensor:

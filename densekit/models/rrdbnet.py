@@ -57,25 +57,28 @@ class RRDBNet(Network):
         if scale not in (1, 2, 4, 8):
             raise ConfigError(f"scale={scale}: expected 1, 2, 4 or 8")
         self.scale = scale
-        self.multiple_of = factor = max(1, 4 // scale) if unshuffle else 1
-        self.conv_first = nn.Conv2d(factor**2 * in_channels, num_features, 3, padding=1)
-        self.body = nn.ModuleList(
+        factor = max(1, 4 // scale) if unshuffle else 1
+        self.multiple_of: int = factor
+        self.conv_first: nn.Conv2d = nn.Conv2d(factor**2 * in_channels, num_features, 3, padding=1)
+        self.body: nn.ModuleList = nn.ModuleList(
             RRDB(num_features, growth_rate, residual_scale=residual_scale, plus=plus) for _ in range(num_blocks)
         )
-        self.conv_body = nn.Conv2d(num_features, num_features, 3, padding=1)
+        self.conv_body: nn.Conv2d = nn.Conv2d(num_features, num_features, 3, padding=1)
         num_doublings = (factor * scale).bit_length() - 1
-        self.conv_ups = nn.ModuleList(nn.Conv2d(num_features, num_features, 3, padding=1) for _ in range(num_doublings))
-        self.conv_hr = nn.Conv2d(num_features, num_features, 3, padding=1)
-        self.conv_last = nn.Conv2d(num_features, out_channels, 3, padding=1)
+        self.conv_ups: nn.ModuleList = nn.ModuleList(
+            nn.Conv2d(num_features, num_features, 3, padding=1) for _ in range(num_doublings)
+        )
+        self.conv_hr: nn.Conv2d = nn.Conv2d(num_features, num_features, 3, padding=1)
+        self.conv_last: nn.Conv2d = nn.Conv2d(num_features, out_channels, 3, padding=1)
         init_he_normal_(self.body, gain=0.1)
         folded = Fraction(1, factor)
         steps = [(factor - 1, Fraction(1)), *((r, folded) for r in [1, *layer_radii(self.body)])]
         tail = [(1, folded * 2**i) for i in range(num_doublings + 1)] + 2 * [(1, Fraction(scale))]
-        self.receptive_field = radius([*steps, *tail])
-        self.block_radius = max(layer_radii(self.body[0]))
-        self.tail_radius = radius([(r, resolution / folded) for r, resolution in tail])  # in pixels of the maps
+        self.receptive_field: int = radius([*steps, *tail])
+        self.block_radius: int = max(layer_radii(self.body[0]))
+        self.tail_radius: int = radius([(r, resolution / folded) for r, resolution in tail])  # in pixels of the maps
         context = factor * max(self.block_radius, self.tail_radius)
-        self.demand = Demand(context, channels=3 * num_features / factor**2, passes=3 * num_blocks + 2)
+        self.demand: Demand = Demand(context, channels=3 * num_features / factor**2, passes=3 * num_blocks + 2)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.multiple_of > 1:

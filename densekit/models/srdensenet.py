@@ -25,11 +25,11 @@ class SRDenseBlock(nn.Module):
 
     def __init__(self, in_channels: int, num_layers: int, growth_rate: int) -> None:
         super().__init__()
-        self.first = ConvLayer(in_channels, growth_rate)
-        self.dense = DenseBlock(
+        self.first: ConvLayer = ConvLayer(in_channels, growth_rate)
+        self.dense: DenseBlock = DenseBlock(
             growth_rate, num_layers - 1, growth_rate, lambda channels: ConvLayer(channels, growth_rate)
         )
-        self.radius = self.first.radius + sum(layer_radii(self.dense))
+        self.radius: int = self.first.radius + sum(layer_radii(self.dense))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dense(self.first(x))
@@ -82,16 +82,16 @@ class SRDenseNet(Network):
         super().__init__()
         self.scale = scale
         self.bottleneck_activation = bottleneck_activation
-        self.low_level = ConvLayer(in_channels, num_features)
+        self.low_level: ConvLayer = ConvLayer(in_channels, num_features)
         # Blocks are connected as the layers of a block are, so they are the layers of one.
-        self.blocks = DenseBlock(
+        self.blocks: DenseBlock = DenseBlock(
             num_features,
             num_blocks,
             num_layers * growth_rate,
             lambda channels: SRDenseBlock(channels, num_layers, growth_rate),
         )
-        self.bottleneck = nn.Conv2d(self.blocks.out_channels, bottleneck_features, 1, bias=tail_bias)
-        self.deconvs = nn.ModuleList()
+        self.bottleneck: nn.Conv2d = nn.Conv2d(self.blocks.out_channels, bottleneck_features, 1, bias=tail_bias)
+        self.deconvs: nn.ModuleList = nn.ModuleList()
         steps = [(r, Fraction(1)) for r in [self.low_level.radius, *layer_radii(self.blocks)]]
         resolution = Fraction(1)
         for stride in shuffle_stages(scale):
@@ -114,12 +114,12 @@ class SRDenseNet(Network):
             resolution *= stride
             steps.append((max(padding, deconv_size - 1 - padding), resolution))
         out_channels = in_channels if out_channels is None else out_channels
-        self.reconstruction = nn.Conv2d(bottleneck_features, out_channels, 3, padding=1, bias=tail_bias)
-        self.receptive_field = radius([*steps, (1, resolution)])
-        self.tail_radius = radius([*steps[num_blocks + 1 :], (1, resolution)])
+        self.reconstruction: nn.Conv2d = nn.Conv2d(bottleneck_features, out_channels, 3, padding=1, bias=tail_bias)
+        self.receptive_field: int = radius([*steps, (1, resolution)])
+        self.tail_radius: int = radius([*steps[num_blocks + 1 :], (1, resolution)])
         self.block_radius = num_layers
         context = max(2, self.block_radius, self.tail_radius)
-        self.demand = Demand(context, num_blocks * growth_rate + bottleneck_features, passes=num_blocks + 2)
+        self.demand: Demand = Demand(context, num_blocks * growth_rate + bottleneck_features, passes=num_blocks + 2)
         init_he_normal_(self)
 
     def forward(self, x: Tensor) -> Tensor:

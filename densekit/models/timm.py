@@ -82,12 +82,16 @@ class TimmModel(Network):
         if proj_drop_rate is not None:
             arguments["drop_rate"] = proj_drop_rate
         super().__init__(in_channels=in_chans, out_indices=self.taps_of(deepest, arguments), **arguments)
+        self.in_chans: int
+        self.num_features: int
         self.in_chans, self.num_features = in_chans, self.channels[-1]
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             {"num_chs": channels, "reduction": reduction, "module": module}
             for channels, reduction, module in zip(self.channels, self.reductions, self.tapped_modules(), strict=True)
         ]
-        self.arguments = {key: value for key, value in arguments.items() if key not in ("taps", "output_stride")}
+        self.arguments: dict[str, Any] = {
+            key: value for key, value in arguments.items() if key not in ("taps", "output_stride")
+        }
         self.make_head(num_classes, global_pool, drop_rate)
         if not has_head:
             self.drop_head()
@@ -104,9 +108,11 @@ class TimmModel(Network):
     def make_head(self, num_classes: int, global_pool: str, drop_rate: float) -> None:
         """Builds what follows the features."""
         self.num_classes = num_classes
+        self.classifier: Any
+        self.global_pool: Any
         self.global_pool, self.classifier = create_classifier(self.num_features, num_classes, pool_type=global_pool)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.head_drop: nn.Dropout = nn.Dropout(drop_rate)
+        self.head_hidden_size: int = self.num_features * self.global_pool.feat_mult()
         if num_classes > 0:
             nn.init.zeros_(self.classifier.bias)
 
@@ -177,7 +183,8 @@ class TimmModel(Network):
 class TimmDenseNet(TimmModel, DenseNetEncoder):  # type: ignore[misc]
     """A DenseNet; its features are the stem's and the blocks', those of a net for CIFAR the blocks' alone."""
 
-    whole, first_conv = DenseNet, "features.conv0"
+    whole: ClassVar[type[nn.Module]] = DenseNet
+    first_conv: ClassVar[str] = "features.conv0"
 
     @staticmethod
     def taps_of(deepest: int | None, arguments: dict[str, Any]) -> Sequence[int] | None:
@@ -193,7 +200,8 @@ class TimmDenseNet(TimmModel, DenseNetEncoder):  # type: ignore[misc]
 class TimmFCDenseNet(TimmModel, FCDenseNetEncoder):  # type: ignore[misc]
     """The way down of an FC-DenseNet; its features begin at the image's size."""
 
-    whole, first_conv = FCDenseNet, "conv0"
+    whole: ClassVar[type[nn.Module]] = FCDenseNet
+    first_conv: ClassVar[str] = "conv0"
 
     @staticmethod
     def taps_of(deepest: int | None, arguments: dict[str, Any]) -> Sequence[int] | None:
@@ -207,7 +215,9 @@ class TimmFCDenseNet(TimmModel, FCDenseNetEncoder):  # type: ignore[misc]
 class TimmRDNet(TimmModel, RDNetEncoder):  # type: ignore[misc]
     """An RDNet; its features begin at a quarter of the image's size, as timm's do."""
 
-    whole, first_conv, last_layer = RDNet, "stem.0", "head.fc"
+    whole: ClassVar[type[nn.Module]] = RDNet
+    first_conv: ClassVar[str] = "stem.0"
+    last_layer: ClassVar[str] = "head.fc"
 
     @staticmethod
     def taps_of(deepest: int | None, arguments: dict[str, Any]) -> Sequence[int] | None:
@@ -218,8 +228,11 @@ class TimmRDNet(TimmModel, RDNetEncoder):  # type: ignore[misc]
 
     def make_head(self, num_classes: int, global_pool: str, drop_rate: float) -> None:
         """Builds what follows the features: pool, norm, linear layer."""
+        self.head_hidden_size: int
         self.num_classes, self.head_hidden_size = num_classes, self.num_features
-        self.head = NormMlpClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.head: Any = NormMlpClassifierHead(
+            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate
+        )
         if num_classes > 0:
             nn.init.zeros_(self.head.fc.bias)
 
@@ -228,7 +241,7 @@ class TimmRDNet(TimmModel, RDNetEncoder):  # type: ignore[misc]
         return logits
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
+        self.num_classes: int = num_classes
         self.head.reset(num_classes, global_pool)
 
     def drop_head(self) -> None:
@@ -245,8 +258,8 @@ class Features(nn.Module):
 
     def __init__(self, model: TimmModel, out_indices: int | Sequence[int] | None = None) -> None:
         super().__init__()
-        self.out_indices = positions(len(model.feature_info), out_indices)
-        self.feature_info = FeatureInfo(model.feature_info, self.out_indices)
+        self.out_indices: tuple[int, ...] = positions(len(model.feature_info), out_indices)
+        self.feature_info: list[dict[str, Any]] = FeatureInfo(model.feature_info, self.out_indices)
         self.model = model
 
     def forward(self, x: Tensor) -> list[Tensor]:

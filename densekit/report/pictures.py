@@ -20,7 +20,7 @@ PLACE = (256, 192)
 MAX_BYTES = 80_000  # of one picture of a crop
 
 # What can be compared, the pair shown first, and the map of what is wrong.
-SIDES = {"sr": ("lr", "bicubic", "sr", "hr"), "seg": ("image", "prediction", "target")}
+SIDES: dict[str, tuple[str, ...]] = {"sr": ("lr", "bicubic", "sr", "hr"), "seg": ("image", "prediction", "target")}
 PAIR = {"sr": ("bicubic", "sr"), "seg": ("prediction", "target")}
 TRUTH = {"sr": ("sr", "hr"), "seg": ("prediction", "target")}
 MAP = {"sr": "error", "seg": "wrong"}

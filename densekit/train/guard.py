@@ -40,8 +40,12 @@ class Guard:
         whose: str = "the",
         remedy: str = "optim.learning_rate or optim.clip_norm",
     ) -> None:
-        self.run, self.task, self.config = run, task, config
-        self.skipped, self.whose, self.remedy = skipped, whose, remedy
+        self.run: Run = run
+        self.task: Task = task
+        self.config: Config = config
+        self.skipped: int = skipped
+        self.whose: str = whose
+        self.remedy: str = remedy
 
     def passes(self, step: int, loss: float, norm: Tensor, scaler: torch.amp.GradScaler) -> bool:
         """Says whether the gradients of a step may be used; a step without finite ones is skipped.

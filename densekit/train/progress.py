@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from densekit import ranks
 
@@ -21,21 +21,21 @@ class Watch:
     """
 
     def __init__(self, total: int, start: int) -> None:
-        self.console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+        self.console: Console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
         self.total = total
         self.start = start
-        self.began = time.monotonic()
-        self.tenth = start * 10 // total
+        self.began: float = time.monotonic()
+        self.tenth: int = start * 10 // total
         self.bar: Progress | None = None
-        self.note = ""
-        self.is_silent = ranks.rank() > 0
+        self.note: str = ""
+        self.is_silent: bool = ranks.rank() > 0
         if self.console.is_terminal and not self.is_silent:
             self.bar = Progress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[rate]}", markup=False), TextColumn("{task.fields[note]}", markup=False),
                 console=self.console, refresh_per_second=5,
             )  # fmt: skip
-            self.task = self.bar.add_task("training", total=total, completed=start, rate="", note="")
+            self.task: TaskID = self.bar.add_task("training", total=total, completed=start, rate="", note="")
 
     def __enter__(self) -> Watch:
         if self.bar:

@@ -38,12 +38,12 @@ class Run:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
-        self.states = folder / "checkpoints"
+        self.states: Path = folder / "checkpoints"
         self.keep = keep
-        self.trackers = Trackers()
+        self.trackers: Trackers = Trackers()
         self.logged: dict[str, int] = {}
-        self.seconds = 0.0
-        self.writes = ranks.rank() == 0
+        self.seconds: float = 0.0
+        self.writes: bool = ranks.rank() == 0
         try:
             self.states.mkdir(parents=True, exist_ok=True)
         except OSError as error:

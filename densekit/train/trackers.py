@@ -156,6 +156,7 @@ class Trackio:
         import trackio
 
         self.module = trackio
+        self.sent: dict[str, int]
         id, self.sent = known_there(run, "trackio")
         name = f"{run.folder.resolve().name}-{id}"  # by which it finds the run again
         self.run: Any = trackio.init(
@@ -195,7 +196,7 @@ class Wandb:
         os.environ.setdefault("WANDB_MODE", "offline")  # before the import, which reports to its makers otherwise
         import wandb
 
-        self.image = wandb.Image
+        self.image: Any = wandb.Image
         id, _ = known_there(run, "wandb")
         self.run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -206,7 +207,7 @@ class Wandb:
             resume=None if os.environ["WANDB_MODE"] == "offline" else "allow",
             settings=wandb.Settings(console="off"),
         )
-        self.first = self.run.step  # that it has not got yet, of a run it knows; else 0
+        self.first: Any = self.run.step  # that it has not got yet, of a run it knows; else 0
         for record in run.records():
             self.log(record["step"], numbers(record))
 

@@ -16,6 +16,7 @@ def rename(state: dict[str, torch.Tensor], num_blocks: int, num_ups: int) -> dic
     """Returns our names for those of the first ESRGAN, which spandrel keeps."""
     rows = [
         (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv5\.0\.", r"body.\1.rdb\2.fusion."),
+        (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv1x1\.", r"body.\1.rdb\2.shortcut."),
         (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.dense.denselayer\3.conv."),
         (rf"^model\.1\.sub\.{num_blocks}\.", "conv_body."),
         (r"^model\.0\.", "conv_first."),
@@ -47,8 +48,9 @@ def test_rrdbnets_have_the_published_parameters_and_radius(name, scale, paramete
     assert net.receptive_field == radius
 
 
+@pytest.mark.parametrize("plus", [False, True])
 @pytest.mark.parametrize(("scale", "unshuffle"), [(4, True), (2, True), (1, True), (2, False), (1, False), (8, False)])
-def test_spandrels_esrgan_gives_the_same_picture(scale, unshuffle):
+def test_spandrels_esrgan_gives_the_same_picture(scale, unshuffle, plus):
     factor = 4 // scale if unshuffle else 1
     num_ups = (scale * factor).bit_length() - 1
     reference = ESRGAN(
@@ -57,8 +59,9 @@ def test_spandrels_esrgan_gives_the_same_picture(scale, unshuffle):
         num_blocks=2,
         scale=scale * factor,
         shuffle_factor=factor if factor > 1 else None,
+        plus=plus,
     ).eval()
-    net = create_model("rrdbnet", scale=scale, num_features=16, num_blocks=2, unshuffle=unshuffle).eval()
+    net = create_model("rrdbnet", scale=scale, num_features=16, num_blocks=2, unshuffle=unshuffle, plus=plus).eval()
     net.load_state_dict(rename(reference.state_dict(), 2, num_ups), strict=True)
     x = torch.rand(1, 3, 16, 24)
     with torch.inference_mode():
@@ -68,18 +71,28 @@ def test_spandrels_esrgan_gives_the_same_picture(scale, unshuffle):
 
 
 @pytest.mark.parametrize(
-    ("scale", "unshuffle", "multiple_of", "radius"),
-    [(4, True, 1, 19), (2, True, 2, 38), (1, True, 4, 76), (2, False, 1, 19), (1, False, 1, 19)],
+    ("scale", "unshuffle", "plus", "multiple_of", "radius"),
+    [
+        (4, True, False, 1, 19),
+        (4, True, True, 1, 19),
+        (2, True, False, 2, 38),
+        (1, True, False, 4, 76),
+        (2, False, False, 1, 19),
+        (1, False, False, 1, 19),
+    ],
 )
-def test_the_receptive_field_is_exactly_what_an_output_pixel_depends_on(scale, unshuffle, multiple_of, radius, reach):
-    net = create_model("rrdbnet", scale=scale, unshuffle=unshuffle, **SMALL)
+def test_the_receptive_field_is_exactly_what_an_output_pixel_depends_on(
+    scale, unshuffle, plus, multiple_of, radius, reach
+):
+    net = create_model("rrdbnet", scale=scale, unshuffle=unshuffle, plus=plus, **SMALL)
     assert (net.multiple_of, net.receptive_field) == (multiple_of, radius)
     assert reach(net, in_channels=3, size=42 * multiple_of) == radius
 
 
+@pytest.mark.parametrize("plus", [False, True])
 @pytest.mark.parametrize(("scale", "unshuffle"), [(8, True), (4, True), (2, True), (1, True), (2, False), (1, False)])
-def test_every_parameter_gets_a_gradient(scale, unshuffle, dead_parameters):
-    net = create_model("rrdbnet", scale=scale, unshuffle=unshuffle, in_channels=1, out_channels=2, **SMALL)
+def test_every_parameter_gets_a_gradient(scale, unshuffle, plus, dead_parameters):
+    net = create_model("rrdbnet", scale=scale, unshuffle=unshuffle, plus=plus, in_channels=1, out_channels=2, **SMALL)
     assert dead_parameters(net, torch.rand(2, 1, 16, 24)) == []
 
 

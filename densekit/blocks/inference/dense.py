@@ -40,8 +40,8 @@ class Rectified(Planned):
         a, b = affine(norm)
         edge = (-b / a).to(like.dtype).double()
         constant = ~edge.isfinite()  # a is nothing, or so little that relu(b) is all there is
-        self.scale = torch.where(constant, 0.0, a)
-        self.shift = torch.where(constant, b.clamp(min=0), b)
+        self.scale: Tensor = torch.where(constant, 0.0, a)
+        self.shift: Tensor = torch.where(constant, b.clamp(min=0), b)
         low = torch.where(constant, 0.0, torch.where(a > 0, edge, -torch.inf))
         high = torch.where(constant, 0.0, torch.where(a < 0, edge, torch.inf))
         self.register_buffer("low", per_map(low, like))
@@ -96,11 +96,11 @@ class KernelLayer(Planned):
         super().__init__()
         scale, shift = affine(layer.norm2)
         # In float32 whatever type the network is cast to: the kernels compute the norms so.
-        self.vectors = [vector.float().contiguous() for vector in (*affine(layer.norm1), shift)]
+        self.vectors: list[Tensor] = [vector.float().contiguous() for vector in (*affine(layer.norm1), shift)]
         weight = layer.conv1.weight.detach()
         self.register_buffer("weight1", (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype))
         self.register_buffer("weight2", layer.conv2.weight.detach().contiguous(memory_format=torch.channels_last))
-        self.dilation = int(layer.conv2.dilation[0])
+        self.dilation: int = int(layer.conv2.dilation[0])
 
     def into(self, buffer: Tensor, end: int) -> None:
         """Fills the channels of `buffer` behind the first `end`, which it reads."""
@@ -131,8 +131,10 @@ class BufferedBlock(Planned):
 
     def __init__(self, block: DenseBlock, layers: Sequence[PlannedLayer | KernelLayer]) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.growth_rate = block.in_channels, block.out_channels, block.growth_rate
-        self.layers = nn.ModuleList(layers)
+        self.in_channels: int = block.in_channels
+        self.out_channels: int = block.out_channels
+        self.growth_rate: int = block.growth_rate
+        self.layers: nn.ModuleList = nn.ModuleList(layers)
 
     def forward(self, *inputs: Tensor, only_new: bool = False) -> Tensor:
         x = inputs[0]
@@ -164,7 +166,7 @@ class SplitConv(Planned):
         weights = torch.split(conv.weight.detach() * scale, list(sizes), dim=1)
         bias = None if conv.bias is None else conv.bias.detach() * scale
         last = len(weights) - 1
-        self.parts = nn.ModuleList(
+        self.parts: nn.ModuleList = nn.ModuleList(
             PlannedConv(weight, None if i else bias, conv, slope=slope if i == last else None, is_part=True)
             for i, weight in enumerate(weights)
         )
@@ -186,8 +188,9 @@ class SplitBlock(Planned):
 
     def __init__(self, block: DenseBlock) -> None:
         super().__init__()
-        self.in_channels, self.growth_rate = block.in_channels, block.growth_rate
-        self.layers = nn.ModuleList(
+        self.in_channels: int = block.in_channels
+        self.growth_rate: int = block.growth_rate
+        self.layers: nn.ModuleList = nn.ModuleList(
             SplitConv(layer.conv, self.sizes(i), slope=layer.stages()[0].slope)
             for i, layer in enumerate(conv_layers(block))
         )
@@ -216,9 +219,9 @@ class SplitResidual(Planned):
 
     def __init__(self, block: ResidualDenseBlock) -> None:
         super().__init__()
-        self.dense = SplitBlock(block.dense)
+        self.dense: SplitBlock = SplitBlock(block.dense)
         sizes = self.dense.sizes(len(self.dense.layers))
-        self.fusion = SplitConv(block.fusion, sizes, scale=block.residual_scale)
+        self.fusion: SplitConv = SplitConv(block.fusion, sizes, scale=block.residual_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         total = x.clone(memory_format=torch.channels_last)

@@ -32,11 +32,14 @@ def optimize(net: AnyModule) -> AnyModule:
     last, and on CPUs convolutions run as oneDNN's fused operators. Nothing is compiled.
 
     Args:
-        net: of densekit, or any that contains its blocks; it stays as it is. On the device where it will run.
+        net: of densekit, or any that contains its blocks; it stays as it is. On the device where it will run. One that
+            is for prediction as a whole, a `Planned`, is the result itself.
 
     The result has the same interface, is for that device and for prediction alone (`train()` raises ConfigError), and
     does not follow later changes of the weights. It can be cast by `to(dtype)`.
     """
+    if isinstance(net, Planned):
+        return net
     ready = cast(AnyModule, planned(net)).eval().requires_grad_(False)
     return ready.to(memory_format=torch.channels_last)
 
@@ -90,10 +93,10 @@ class PlannedTransition(Transition, Planned):
 
     def __init__(self, transition: Transition) -> None:
         Planned.__init__(self)
-        self.rectify = Activated(transition.norm)
-        self.conv = PlannedConv.of(transition.conv)  # type: ignore[assignment]
-        self.pool = transition.pool
-        self.is_pooled_first = isinstance(transition.pool, nn.AvgPool2d)
+        self.rectify: Activated = Activated(transition.norm)
+        self.conv: PlannedConv = PlannedConv.of(transition.conv)  # type: ignore[assignment]
+        self.pool: nn.Module = transition.pool
+        self.is_pooled_first: bool = isinstance(transition.pool, nn.AvgPool2d)
 
     def both(self, x: Tensor, *, is_tapped: bool = True) -> tuple[Tensor, Tensor]:
         """Returns the block's output after norm and ReLU, and the transition's; there is nothing to make again."""

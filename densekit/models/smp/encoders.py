@@ -43,7 +43,7 @@ class SmpEncoder(Network):
     def announce(self, depth: int, in_channels: int, arguments: dict[str, Any]) -> None:
         """Takes note of what SMP asks for later, and of the arguments that the whole network is built with."""
         self._depth, self._in_channels = depth, in_channels
-        self.arguments = {key: value for key, value in arguments.items() if key != "taps"}
+        self.arguments: dict[str, Any] = {key: value for key, value in arguments.items() if key != "taps"}
         self.register_load_state_dict_pre_hook(pass_over)  # type: ignore[no-untyped-call]
 
     @property
@@ -96,7 +96,9 @@ class SmpDenseNet(DenseNetEncoder, SmpEncoder):
         ConfigError: an impossible depth or argument.
     """
 
-    whole, first_conv, initialize = DenseNet, "features.conv0", init_densenet_
+    whole: ClassVar[type[nn.Module]] = DenseNet
+    first_conv: ClassVar[str] = "features.conv0"
+    initialize: ClassVar[Callable[[nn.Module], None]] = init_densenet_
 
     def __init__(self, *, depth: int = 5, output_stride: int = 32, in_channels: int = 3, **arguments: Any) -> None:
         check_depth(depth, 1)
@@ -119,7 +121,9 @@ class SmpRDNet(RDNetEncoder, SmpEncoder):
         ConfigError: an impossible depth or argument.
     """
 
-    whole, first_conv, initialize = RDNet, "stem.0", init_rdnet_
+    whole: ClassVar[type[nn.Module]] = RDNet
+    first_conv: ClassVar[str] = "stem.0"
+    initialize: ClassVar[Callable[[nn.Module], None]] = init_rdnet_
 
     def __init__(self, *, depth: int = 5, output_stride: int = 32, in_channels: int = 3, **arguments: Any) -> None:
         check_depth(depth, 2)
@@ -147,7 +151,9 @@ class SmpFCDenseNet(FCDenseNetEncoder, SmpEncoder):
         ConfigError: an impossible depth or argument.
     """
 
-    whole, first_conv, initialize = FCDenseNet, "conv0", init_he_uniform_
+    whole: ClassVar[type[nn.Module]] = FCDenseNet
+    first_conv: ClassVar[str] = "conv0"
+    initialize: ClassVar[Callable[[nn.Module], None]] = init_he_uniform_
 
     def __init__(self, *, depth: int = 5, output_stride: int = 32, in_channels: int = 3, **arguments: Any) -> None:
         check_depth(depth, 1)

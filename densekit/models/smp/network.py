@@ -129,12 +129,14 @@ class EncoderDecoder(Network):
         width = {} if decoder_channels is None else {kind.channels: decoder_channels}
         net = create_smp(kind, make_encoder, stride, in_channels=in_channels, classes=num_classes, **width)
         self.encoder, self.decoder, self.segmentation_head = net.encoder, net.decoder, net.segmentation_head
+        self.decoder_name: str
+        self.pooled_norm: str
         self.decoder_name, self.pooled_norm = decoder, kind.pooled_norm
-        self.multiple_of = self.encoder.multiple_of
-        self.min_size = kind.smallest * self.multiple_of
+        self.multiple_of: int = self.encoder.multiple_of
+        self.min_size: int = kind.smallest * self.multiple_of
         seen = self.encoder.receptive_field
         steps = [(r, Fraction(1, reduction)) for r, reduction in kind.steps]
-        self.receptive_field = radius([(seen, 1), *steps]) if steps and seen is not None else None
+        self.receptive_field: int | None = radius([(seen, 1), *steps]) if steps and seen is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
