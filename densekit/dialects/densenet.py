@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -26,6 +26,10 @@ from densekit.models.densenet import blocks_of_depth
 STEM = "features.conv0.weight"
 FIRST = "features.denseblock1.denselayer1"
 BARE = "without a classifier (num_classes 0): the network gives pooled features, and its weights fit an encoder"
+WRAPPED = (
+    "its classifier is one of several layers, of which the others have no weights and are left out, such as CheXNet's "
+    "sigmoid: the network gives logits"
+)
 TARGET = "densenet:DenseNet"  # in the table of networks
 PARTS = ("norm1", "conv1", "norm2", "conv2")
 VEIT_PARTS = ("bn1", "conv1", "bn2", "conv2")
@@ -46,11 +50,11 @@ def describe(tensors: Tensors, hints: Mapping[str, Any]) -> tuple[str, dict[str,
         KeyError, ValueError: not all of one.
     """
     found = {**structure(tensors), **hints}
-    names = {name: _implied(name) for name, entry in MODELS.items() if entry.target == TARGET and name != GENERAL}
-    return shortest(found, {**names, GENERAL: _implied(GENERAL)}, STRUCTURE, GENERAL)
+    names = {name: implied(name) for name, entry in MODELS.items() if entry.target == TARGET and name != GENERAL}
+    return shortest(found, {**names, GENERAL: implied(GENERAL)}, STRUCTURE, GENERAL)
 
 
-def _implied(name: str) -> dict[str, Any]:
+def implied(name: str) -> dict[str, Any]:
     """Returns the arguments that a name stands for as `structure` gives them."""
     full = implied_arguments(name)
     if full["depth"] is not None:
@@ -168,8 +172,32 @@ def check_limits(tensors: Tensors, dialect: str, *limits: Limit) -> None:
         raise CheckpointError(f"networks of {dialect} have {lacking[0]}, but this one has not; not written")
 
 
+def _wrapped_head(names: Iterable[str]) -> str | None:
+    """Returns what stands before the names of a classifier's tensors in a Sequential, "classifier.0.", or None.
+
+    Where other layers in it have weights, too, they are no classifier of ours.
+    """
+    found = [name.removesuffix("weight") for name in names if re.fullmatch(r"classifier\.\d+\.weight", name)]
+    return found[0] if len(found) == 1 else None
+
+
+def _unwrapped(found: Translation) -> Translation:
+    """Returns weights with a classifier out of its Sequential, if it is in one."""
+    head = _wrapped_head(found.tensors)
+    if head is None:
+        return found
+    moved = {name: name.replace(head, "classifier.", 1) for name in found.tensors if name.startswith(head)}
+    tensors = {moved.get(name, name): tensor for name, tensor in found.tensors.items()}
+    return dataclasses.replace(found, tensors=tensors, renamed={**found.renamed, **moved}, notes=(WRAPPED,))
+
+
 def _has(*names: str) -> Callable[[Mapping[str, Tensor]], bool]:
     return lambda tensors: all(name in tensors for name in names)
+
+
+def _is_torchvision(tensors: Mapping[str, Tensor]) -> bool:
+    has_head = "classifier.weight" in tensors or _wrapped_head(tensors) is not None
+    return has_head and _has(STEM, f"{FIRST}.conv1.weight")(tensors)
 
 
 def _from_timm_features(tensors: Tensors) -> Translation:
@@ -198,7 +226,7 @@ def _dialect(
     translate = read or table.translate
 
     def to_ours(tensors: Tensors) -> Translation:
-        found = translate(tensors)
+        found = _unwrapped(translate(tensors))
         return found if "classifier.weight" in found.tensors else dataclasses.replace(found, notes=(BARE,))
 
     def to_theirs(tensors: Tensors, card: Card) -> Tensors:
@@ -222,7 +250,7 @@ DIALECTS: tuple[Dialect, ...] = (
         read=Rows(*GPLEISS, *LEGACY).translate,
     ),
     _dialect("torchvision-legacy", _has(STEM, f"{FIRST}.conv.1.weight"), LEGACY, *BC, HEAD, counters=False),
-    _dialect("torchvision", _has(STEM, f"{FIRST}.conv1.weight", "classifier.weight"), [], *BC, HEAD),
+    _dialect("torchvision", _is_torchvision, [], *BC, HEAD),
     _dialect("smp", _has(STEM, f"{FIRST}.conv1.weight"), [], *BC, FOUR),
     _dialect("timm", _has(STEM.replace("features.", "features_")), [], *BC, TWICE, read=_from_timm_features),
     _dialect("andreasveit", _has("conv1.weight", "block1.layer.0.conv1.weight"), ANDREASVEIT, CIFAR, HEAD),

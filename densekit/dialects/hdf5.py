@@ -19,7 +19,7 @@ from densekit.errors import CheckpointError
 SIGNATURE = b"\x89HDF\r\n"
 # What the numbered variables of a layer are, by how many there are, where the first is a vector or not.
 VECTORS = {4: ("gamma", "beta", "moving_mean", "moving_variance")}
-KERNELS = {1: ("kernel",), 2: ("kernel", "bias")}
+KERNELS: dict[int, tuple[str, ...]] = {1: ("kernel",), 2: ("kernel", "bias")}
 
 
 def read_layers(data: bytes) -> tuple[Tensors, str]:

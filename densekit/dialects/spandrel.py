@@ -40,16 +40,18 @@ class SpandrelNet(Planned):
     def __init__(self, descriptor: Any) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self.body = descriptor.model.eval().requires_grad_(False)  # as a child, so that it moves along
+        self.body: Any = descriptor.model.eval().requires_grad_(False)  # as a child, so that it moves along
+        self.in_channels: int
+        self.scale: int
         self.scale, self.in_channels = int(descriptor.scale), int(descriptor.input_channels)
-        self.out_channels = int(descriptor.output_channels)
-        self.name = str(descriptor.architecture.name)
+        self.out_channels: int = int(descriptor.output_channels)
+        self.name: str = str(descriptor.architecture.name)
         needs = descriptor.size_requirements
-        self.multiple_of = int(needs.multiple_of)
+        self.multiple_of: int = int(needs.multiple_of)
         halves = {"bf16": descriptor.supports_bfloat16, "fp16": descriptor.supports_half}
-        self.precisions = ("fp32", *(name for name, can in halves.items() if can))
+        self.precisions: tuple[str, ...] = ("fp32", *(name for name, can in halves.items() if can))
         is_tiled = descriptor.tiling.name == "SUPPORTED" and not needs.square and needs.minimum <= SMALLEST
-        self.receptive_field = self._measured(max(THICKNESS, needs.minimum)) if is_tiled else None
+        self.receptive_field: int | None = self._measured(max(THICKNESS, needs.minimum)) if is_tiled else None
 
     def _measured(self, thickness: int) -> int | None:
         try:

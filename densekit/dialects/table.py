@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from densekit.dialects import densenet, keras, rdn, rdnet, rrdbnet, srdensenet, tiramisu
+from densekit.dialects import densenet, keras, rdn, rdnet, rrdbnet, smp, srdensenet, tiramisu
 from densekit.dialects.dialect import Dialect, Tensors
 from densekit.errors import ConfigError, suggest
 
@@ -22,6 +22,7 @@ FAMILIES: dict[str, Describe] = {
     "rrdbnet": rrdbnet.describe,
     "srdensenet": srdensenet.describe,
     "fc_densenet": tiramisu.describe,
+    "smp": smp.describe,
 }
 
 # Asked in this order, so that a dialect whose names contain another's comes first.
@@ -33,6 +34,7 @@ DIALECTS: tuple[Dialect, ...] = (
     *rdn.DIALECTS,
     *srdensenet.DIALECTS,
     *tiramisu.DIALECTS,
+    *smp.DIALECTS,
 )
 
 

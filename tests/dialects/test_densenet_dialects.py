@@ -210,9 +210,8 @@ def test_an_encoder_takes_the_weights_of_a_whole_model_of_smp(save, picture):
     theirs = randomize(smp.Unet("densenet121", encoder_weights=None, decoder_channels=(32, 16, 8, 8, 4)))
     path = save({"state_dict": {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()}})
     encoder = create_encoder("densenet121", weights=path, taps="smp", out_indices=range(5)).eval()
-    ignored = read_foreign(path)[2].ignored
-    assert ignored.keys() == {f"model.{name}" for name in theirs.state_dict() if not name.startswith("encoder.")}
-    assert set(ignored.values()) == {"outside of 'model.encoder.'"}
+    report = read_foreign(path)[2]
+    assert (report.model, report.ignored) == ("unet", {})
     with torch.inference_mode():
         for ours, expected in zip(encoder(picture), theirs.encoder(picture)[1:], strict=True):
             assert torch.allclose(ours, expected, atol=1e-5)
@@ -359,3 +358,31 @@ def test_networks_that_are_none_of_ours_are_named(save):
         error.value
     )
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "dialect", "prefix"),
+    [(dict, "torchvision", ""), (as_legacy, "torchvision-legacy", "module.densenet121.")],
+    ids=["today", "chexnet"],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_classifier_in_a_sequential_is_taken_out_of_it(names, dialect, prefix, place, save, picture):
+    theirs = torchvisions()
+    theirs.classifier = nn.Sequential(*[nn.Identity()] * place, theirs.classifier, nn.Sigmoid())
+    state = {f"{prefix}{name}": tensor for name, tensor in names(theirs.state_dict()).items()}
+    path = save({"epoch": 1, "arch": "densenet121", "state_dict": state})
+    net, card, report = open_foreign(path)
+    assert (report.dialect, card.arguments) == (dialect, SHAPE)
+    assert report.renamed[f"{prefix}classifier.{place}.weight"] == "classifier.weight"
+    assert report.notes[-1] == (
+        "its classifier is one of several layers, of which the others have no weights and are left out, such as "
+        "CheXNet's sigmoid: the network gives logits"
+    )
+    assert largest_difference(nn.Sequential(net, nn.Sigmoid()), theirs, picture) <= 1e-5
+
+
+def test_a_classifier_of_more_layers_with_weights_is_none_of_ours(save):
+    theirs = torchvisions()
+    theirs.classifier = nn.Sequential(nn.Linear(theirs.classifier.in_features, 4), nn.ReLU(), nn.Linear(4, 5))
+    with pytest.raises(CheckpointError, match=r"has the unknown classifier\.0\.bias \(4 in all\) for densenet$"):
+        open_foreign(save(theirs.state_dict()))
