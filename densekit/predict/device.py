@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,8 @@ class Runner:
         """
         if isinstance(self._net, ExportedNet):
             return self._net
-        for name, tensor in self._net.state_dict().items():  # fused operators can turn NaN into a number
+        # Fused operators can turn NaN into a number.
+        for name, tensor in chain(self._net.named_parameters(), self._net.named_buffers()):
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise CheckpointError(f"{name} holds values that are not finite; use another checkpoint")
         return optimize(self._net)
