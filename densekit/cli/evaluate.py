@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shlex
 import signal
@@ -18,6 +16,7 @@ from click.core import ParameterSource
 from densekit import __version__
 from densekit.cli.candidates import complete_models
 from densekit.cli.options import Choice, Decorator, TileSize, device
+from densekit.cli.outputs import json_line
 from densekit.cli.process import Terminated, terminable
 from densekit.errors import DataError, Interrupted
 from densekit.files import printable
@@ -109,7 +108,7 @@ class Lines:
         if self._as_json:
             outcome = {"ok": not row.error, **({"error": row.error} if row.error else row.figures)}
             self._watch.result(
-                _json({"kind": "picture", "name": row.name, **outcome, **self._about, "tile": tile or None})
+                json_line({"kind": "picture", "name": row.name, **outcome, **self._about, "tile": tile or None})
             )
 
     def explain(self, evaluation: Evaluation) -> None:
@@ -144,7 +143,7 @@ class Lines:
             }
             count = {"pictures": len(rows), "failed": bad, "complete": not bad}
             click.echo(
-                _json({"kind": "set", "name": told["set"], **_nested(evaluation), **self._about, **late, **count})
+                json_line({"kind": "set", "name": told["set"], **_nested(evaluation), **self._about, **late, **count})
             )
         if "notes" in told:
             click.echo(f"warning: {printable(told['notes'])}", err=True)
@@ -243,16 +242,3 @@ def _nested(evaluation: Evaluation) -> dict[str, Any]:
         record["classes"] = list(evaluation.classes)
         record["per_class"] = evaluation.per_class
     return record
-
-
-def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """Returns the same with null where JSON has no number for it: NaN, and the infinite PSNR of equal pictures."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
