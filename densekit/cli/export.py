@@ -34,7 +34,7 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--calibrate", multiple=True, metavar="DIR", help="Pictures for --int8; half of them judge it."),
         click.option(
             "--verify", is_flag=False, flag_value="", metavar="[DIR]",
-            help="Compare with PyTorch on random and drawn pictures, and on those in DIR, before writing.",
+            help="Compare with PyTorch on larger images too, and on those in DIR, and measure the speed.",
         ),
         click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="Of ONNX."),
         click.option("--overwrite", is_flag=True, help="Replace OUT if it exists."),
@@ -51,8 +51,8 @@ def sr_export(**options: Any) -> None:
     """Writes a network as a graph for ONNX Runtime, OpenVINO or torch.export.
 
     The graph takes pictures of any size and number, (B, C, H, W) in 0..1, and gives them enlarged; its file says so,
-    and predict -m takes it where it is .onnx or .xml. Prints the path. With --verify every runtime is compared with
-    PyTorch first: nothing is written where one differs.
+    and predict -m takes it where it is .onnx or .xml. Prints the path. Every runtime is compared with PyTorch first,
+    with --verify thoroughly: nothing is written where one differs.
     """
     _export("sr", argmax=False, **options)
 
@@ -64,8 +64,8 @@ def seg_export(**options: Any) -> None:
     """Writes a network as a graph for ONNX Runtime, OpenVINO or torch.export.
 
     The graph takes pictures of any size and number, (B, C, H, W) in 0..1, and gives logits; mean and std are inside it.
-    Its file says so, and predict -m takes it where it is .onnx or .xml. Prints the path. With --verify every runtime is
-    compared with PyTorch first: nothing is written where one differs.
+    Its file says so, and predict -m takes it where it is .onnx or .xml. Prints the path. Every runtime is compared with
+    PyTorch first, with --verify thoroughly: nothing is written where one differs.
     """
     _export("seg", **options)
 
@@ -120,7 +120,9 @@ def _export(
     if done.loss:
         click.echo(str(done.loss), err=True)
     if not done.comparisons:
-        click.echo("not compared with PyTorch; add --verify", err=True)
+        click.echo(
+            "compared with PyTorch on small images alone; --verify adds larger ones, pictures and speed", err=True
+        )
     if as_json:
         about = {"model": str(weights.name), "model_sha256": weights.sha256, "task": task}
         click.echo(json.dumps({**_record(done), **about}, allow_nan=False))

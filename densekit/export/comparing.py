@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from densekit.blocks import optimize
 from densekit.cards import Card
 from densekit.errors import DensekitError
-from densekit.export.pictures import fit, samples
+from densekit.export.pictures import SIZES, fit, samples
 from densekit.export.tracing import on_cpu, quiet
 from densekit.files import printable
 from densekit.runtimes import Graph, read_exported
@@ -129,14 +129,20 @@ def compare(
     runs: dict[str, Run], net: nn.Module, graph: Graph, task: str, pictures: Sequence[str | Path] = ()
 ) -> list[Comparison]:
     """Returns what each runtime makes of random, drawn and given pictures against a network on the CPU in fp32."""
-    sums = {name: _Sums(task, graph) for name in runs}
-    for images in samples(graph, pictures):
-        wanted = reference(net, graph, task, images)
-        for name, run in runs.items():
-            sums[name].add(run(given(graph, images)), wanted)
+    sums = _sums(runs, net, graph, task, samples(graph, pictures))
     timed = fit(np.random.default_rng(0).integers(0, 256, (*TIMED, graph.in_channels), np.uint8), graph)
     speeds = _speeds(runs, net, graph, timed)
     return [sums[name].comparison(name, speeds[name]) for name in runs]
+
+
+def check(runs: dict[str, Run], net: nn.Module, graph: Graph, task: str, source: str) -> None:
+    """Passes a graph that gives in every runtime what the network gives on the smallest of those images.
+
+    Raises:
+        Unequal: it does not; `source` names the file.
+    """
+    sums = _sums(runs, net, graph, task, samples(graph, sizes=SIZES[:2]))
+    judge((found.comparison(name, math.nan) for name, found in sums.items()), source)
 
 
 def given(graph: Graph, images: NDArray[np.uint8]) -> Array:
@@ -162,6 +168,17 @@ def reference(net: nn.Module, graph: Graph, task: str, images: NDArray[np.uint8]
     elif graph.uint8 and task == "sr":
         results = [(y.clamp(0, 1) * 255).add(0.5).byte().permute(0, 2, 3, 1) for y in results]
     return [y.numpy() for y in results]
+
+
+def _sums(
+    runs: dict[str, Run], net: nn.Module, graph: Graph, task: str, batches: Iterable[NDArray[np.uint8]]
+) -> dict[str, _Sums]:
+    sums = {name: _Sums(task, graph) for name in runs}
+    for images in batches:
+        wanted = reference(net, graph, task, images)
+        for name, run in runs.items():
+            sums[name].add(run(given(graph, images)), wanted)
+    return sums
 
 
 class _Sums:

@@ -18,10 +18,12 @@ LARGEST = 512  # side to which given pictures are cut, about their middle
 COUNT = 16  # given pictures that are compared
 
 
-def samples(graph: Graph, pictures: Sequence[str | Path] = ()) -> Iterator[Images]:
+def samples(
+    graph: Graph, pictures: Sequence[str | Path] = (), sizes: Sequence[tuple[int, int, int]] = SIZES
+) -> Iterator[Images]:
     """Yields images (B, H, W, C) of random, drawn and given pictures, in sizes that the graph takes."""
     random = np.random.default_rng(0)
-    for number, height, width in SIZES:
+    for number, height, width in sizes:
         yield fit(random.integers(0, 256, (number, height, width, graph.in_channels), np.uint8), graph)
         yield fit(np.repeat(draw(height, width)[None], number, 0), graph)
     for path in list_pictures([str(folder) for folder in pictures])[:COUNT] if pictures else ():

@@ -12,9 +12,9 @@ from torch import nn
 
 from densekit.cards import Card
 from densekit.errors import ConfigError
-from densekit.export.comparing import Comparison, compare, judge, runs_of
+from densekit.export.comparing import Comparison, check, compare, judge, runs_of
 from densekit.export.quantize import Loss, measure_loss, quantize
-from densekit.export.tracing import Root, describe, on_cpu, trace
+from densekit.export.tracing import describe, on_cpu, trace
 from densekit.export.writing import OPSETS, Bytes, onnx_bytes, openvino_bytes, pt2_bytes, to_onnx
 from densekit.files import printable, replacing
 from densekit.runtimes import Graph
@@ -54,7 +54,8 @@ def export_model(
     """Writes a network as a graph for images of any size and number: ONNX, OpenVINO or torch.export.
 
     The graph takes and gives what the network does, its own mean and std inside it; the options add to that. Files are
-    replaced at once, an .xml and its .bin together, and only after they were verified if that was asked for.
+    replaced at once, an .xml and its .bin together, and only after every runtime gave what PyTorch gives on a few small
+    images: the exporters' own assertions are not in all formats.
 
     Args:
         net: with its weights; it is not changed.
@@ -66,7 +67,8 @@ def export_model(
         uint8: takes bytes (B, H, W, C) in 0..255, and gives images in this way too; not for encoders.
         calibrate: folders of pictures: the graph computes in 8-bit integers, whose ranges are measured on every second
             of them; what that costs is measured on the others.
-        verify: compare every runtime with PyTorch on random and drawn images, and on the pictures in these folders.
+        verify: compare on random and drawn images of up to 512x300, and on the pictures in these folders, and measure
+            the speed as well.
         opset: of ONNX, one of `OPSETS`.
 
     Raises:
@@ -83,7 +85,7 @@ def export_model(
     if argmax and graph.out_channels > 256:
         raise ConfigError(f"argmax: {graph.out_channels} classes do not fit a byte; leave it out")
     try:
-        program = trace(Root(net, graph, upscales=card.task == "sr"))
+        program, graph = trace(net, graph, upscales=card.task == "sr")
     except Exception as error:  # torch has a dozen kinds, and networks of others any
         raise ConfigError(f"{printable(card.model)}: torch.export cannot trace it: {first_line(error)}") from error
     source, loss = printable(path), None
@@ -96,7 +98,9 @@ def export_model(
             model = quantize(model, graph, card.task, calibrate)
         written = (onnx_bytes if kind == "onnx" else openvino_bytes)(model, card, graph)
     comparisons: list[Comparison] = []
-    runs = runs_of(kind, written.data, written.weights, source) if verify is not None or calibrate else {}
+    runs = runs_of(kind, written.data, written.weights, source)
+    if graph.precision == "fp32":
+        check(runs, net, graph, card.task, source)
     if verify is not None:
         comparisons = compare(runs, net, graph, card.task, verify)
         if graph.precision == "fp32":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from densekit.cards import Card
+from densekit.export.pooling import with_part_means
 from densekit.memory import activation_bytes_per_pixel
 from densekit.predict.inputs import argument_of
 from densekit.runtimes import Graph
@@ -113,8 +115,23 @@ def on_cpu(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
 
 
-def trace(root: Root) -> ExportedProgram:
-    """Returns the graph, whose height, width and number of images are free."""
+def trace(net: nn.Module, graph: Graph, *, upscales: bool) -> tuple[ExportedProgram, Graph]:
+    """Returns a network as a graph whose height, width and number of images are free, and what it is.
+
+    Some decoders cannot be traced for a single pixel of their deepest features: there the smallest size is doubled, to
+    which smaller images are continued.
+    """
+    net = with_part_means(net)
+    try:
+        return _trace(Root(net, graph, upscales=upscales)), graph
+    except RuntimeError as error:
+        if "Constraints violated" not in str(error) or max(graph.multiple_of, graph.min_size) == 1:
+            raise
+    graph = dataclasses.replace(graph, min_size=2 * max(graph.multiple_of, graph.min_size))
+    return _trace(Root(net, graph, upscales=upscales)), graph
+
+
+def _trace(root: Root) -> ExportedProgram:
     graph = root.graph
     height, width = (_fitting(graph, side) for side in SAMPLE[1:])
     shape = (SAMPLE[0], graph.in_channels, height, width)
@@ -130,9 +147,25 @@ def trace(root: Root) -> ExportedProgram:
         program = torch.export.export(
             root, (example,), dynamic_shapes=(axes,), strict=False, prefer_deferred_runtime_asserts_over_guards=True
         )
+    _drop_inequalities(program)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program
+
+
+def _drop_inequalities(program: ExportedProgram) -> None:
+    """Takes out assertions that a size is, or is not, 1, which the tracer makes to know strides.
+
+    They would refuse small images, where the deepest features are one pixel. ONNX has none of them anyway, so
+    every file is compared with its network on such images before it is written.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            told = node.args[0]
+            if isinstance(told, torch.fx.Node) and (told.target is torch.sym_not or 1 in told.args):
+                program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 @contextmanager
@@ -150,7 +183,9 @@ def quiet() -> Iterator[None]:
 
 
 def _fitting(graph: Graph, side: int) -> int:
-    return -(-max(side, graph.min_size) // graph.multiple_of) * graph.multiple_of
+    """Returns a side that the network takes, not so small that one inside it becomes 1, which would be a constant."""
+    least = side * max(graph.multiple_of, graph.min_size) // 16
+    return -(-max(side, least) // graph.multiple_of) * graph.multiple_of
 
 
 def _axis(graph: Graph, name: str) -> Any:

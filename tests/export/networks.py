@@ -8,10 +8,12 @@ from torch import nn
 from densekit.cards import Card
 from densekit.models import MODELS, create_encoder, create_model
 
-SMALL = {"growth_rate": 4, "block_config": (1, 1, 1, 1), "num_init_features": 8}
+SMALL = {"growth_rate": 8, "block_config": (1, 1, 1, 1), "num_init_features": 8}
 RDN = {"num_features": 8, "num_blocks": 2, "num_layers": 2, "growth_rate": 4}
 SRDENSENET = {"num_features": 8, "num_blocks": 2, "num_layers": 2, "growth_rate": 4, "bottleneck_features": 8}
 FC = {"num_init_features": 8, "growth_rate": 4, "num_layers": 1, "num_classes": 3}
+FIVE = {"decoder_channels": (16, 16, 8, 8, 8)}
+WIDTH = {"linknet": {}, "unet": FIVE, "unetplusplus": FIVE, "manet": FIVE}
 DECODERS = [name for name, entry in MODELS.items() if entry.arguments.get("decoder")]
 
 NETWORKS: dict[str, tuple[str, dict]] = {
@@ -24,7 +26,7 @@ NETWORKS: dict[str, tuple[str, dict]] = {
     "rrdbnet x2 unshuffle": ("rrdbnet", {"scale": 2, "num_features": 8, "num_blocks": 1, "growth_rate": 4}),
     "rrdbnet x1 unshuffle": ("rrdbnet", {"scale": 1, "num_features": 8, "num_blocks": 1, "growth_rate": 4}),
     "fc_densenet five pools": ("fc_densenet", {**FC, "num_pools": 5, "num_classes": 1}),
-    **{name: (name, {**SMALL, "num_classes": 3}) for name in DECODERS},
+    **{name: (name, {**SMALL, **WIDTH.get(name, {"decoder_channels": 32}), "num_classes": 3}) for name in DECODERS},
     "densenet": ("densenet", {**SMALL, "num_classes": 7}),
 }
 

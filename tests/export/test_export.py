@@ -12,7 +12,7 @@ import torch
 from densekit.errors import ConfigError, DataError
 from densekit.export import Comparison, Unequal, comparing, export_model, quantize, verify
 from densekit.export.pictures import cut, draw, fit, samples
-from densekit.export.tracing import Root, describe, trace
+from densekit.export.tracing import describe, trace
 from densekit.export.writing import to_onnx
 from densekit.image import Picture, write_image
 from densekit.pretrained import open_model, trained_names
@@ -72,7 +72,7 @@ def test_a_graph_that_differs_is_not_written_and_the_old_file_stays(rdn, tmp_pat
     path.write_bytes(b"old")
     monkeypatch.setattr(comparing, "MAX_DIFFERENCE", -1.0)
     with pytest.raises(Unequal, match=r"net\.pt2: torch\.export gives a difference of .*, more than -1"):
-        export_model(*rdn, path, verify=[])
+        export_model(*rdn, path)
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["net.pt2"]
 
@@ -165,10 +165,11 @@ def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_axes_have_names(rdn):
     net, card = rdn
     graph = describe(net, card, pad=True, argmax=False, uint8=True, opset=18)
-    model = to_onnx(trace(Root(net, graph, upscales=True)), graph)
+    model = to_onnx(*trace(net, graph, upscales=True))
     axes = [
         [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (model.graph.input[0], model.graph.output[0])

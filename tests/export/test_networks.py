@@ -7,6 +7,7 @@ import torch
 
 from densekit.export.comparing import compare, judge, runs_of
 from densekit.export.pictures import SIZES
+from densekit.export.pooling import PartMeans
 from densekit.export.tracing import Root, describe, on_cpu, trace
 from densekit.export.writing import onnx_bytes, openvino_bytes, pt2_bytes, to_onnx
 from tests.export.networks import NETWORKS, make, make_encoder
@@ -15,15 +16,12 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-QUICK = ("rdn",)
-CASES = [pytest.param(key, marks=[] if key in QUICK else pytest.mark.slow) for key in NETWORKS]
-
 
 def check_everywhere(net, card, **options):
     net = on_cpu(net)
     options = {"pad": True, "argmax": False, "uint8": False, "opset": 18, **options}
     graph = describe(net, card, **options)
-    program = trace(Root(net, graph, upscales=card.task == "sr"))
+    program, graph = trace(net, graph, upscales=card.task == "sr")
     model = to_onnx(program, graph)
     files = {
         "onnx": onnx_bytes(model, card, graph),
@@ -40,7 +38,8 @@ def check_everywhere(net, card, **options):
     return graph
 
 
-@pytest.mark.parametrize("key", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("key", NETWORKS)
 def test_every_runtime_gives_what_the_network_gives_on_every_size(key):
     net, card = make(key)
     graph = check_everywhere(net, card)
@@ -70,6 +69,13 @@ def test_bytes_go_in_and_bytes_come_out(key, options):
 @pytest.mark.parametrize("opset", [20, 23])
 def test_newer_opsets_do_the_same(opset):
     check_everywhere(*make("rrdbnet x2 unshuffle"), opset=opset)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (12, 6), (13, 40)])
+def test_means_of_parts_are_those_of_adaptive_pooling(size):
+    x = torch.rand(2, 3, *size)
+    for parts in ((2, 2), (3, 6)):
+        assert torch.allclose(PartMeans(*parts)(x), torch.nn.AdaptiveAvgPool2d(parts)(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("key", ["rrdbnet x2 unshuffle", "fc_densenet", "pan"])
