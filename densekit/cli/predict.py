@@ -16,7 +16,8 @@ from densekit.cli.process import spoken
 from densekit.errors import ConfigError, DeviceError
 from densekit.files import printable
 from densekit.image import MAX_PIXELS, Picture, read_image
-from densekit.pretrained import WEIGHTS, find_weights, trained_cards
+from densekit.pretrained import RUNTIME_SUFFIXES, WEIGHTS, find_weights, trained_cards
+from densekit.runtimes.reading import read_exported
 from densekit.tiff import SUFFIXES as STREAMED
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ def find_model(name_or_path: str | None, task: str) -> Weights:
     with spoken():
         path = find_weights(name_or_path)
     source = printable(name_or_path)
+    if path.suffix in RUNTIME_SUFFIXES:
+        exported = read_exported(path)
+        _check_task(exported.card.task, task, name_or_path)
+        return Weights(name_or_path, path, task, exported.sha256, is_sealed=bool(exported.sha256))
     if not is_ours(path):
         return Weights(name_or_path, path, task, digest_of(path), is_sealed=False)
     data = read_bytes(path)
