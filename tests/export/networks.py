@@ -12,6 +12,7 @@ SMALL = {"growth_rate": 8, "block_config": (1, 1, 1, 1), "num_init_features": 8}
 RDN = {"num_features": 8, "num_blocks": 2, "num_layers": 2, "growth_rate": 4}
 SRDENSENET = {"num_features": 8, "num_blocks": 2, "num_layers": 2, "growth_rate": 4, "bottleneck_features": 8}
 FC = {"num_init_features": 8, "growth_rate": 4, "num_layers": 1, "num_classes": 3}
+RDNET = {"num_init_features": 8, "growth_rate": (8,) * 4, "block_config": (1,) * 4, "strides": (1, 2, 2, 2)}
 FIVE = {"decoder_channels": (16, 16, 8, 8, 8)}
 WIDTH = {"linknet": {}, "unet": FIVE, "unetplusplus": FIVE, "manet": FIVE}
 DECODERS = [name for name, entry in MODELS.items() if entry.arguments.get("decoder")]
@@ -28,6 +29,12 @@ NETWORKS: dict[str, tuple[str, dict]] = {
     "fc_densenet five pools": ("fc_densenet", {**FC, "num_pools": 5, "num_classes": 1}),
     **{name: (name, {**SMALL, **WIDTH.get(name, {"decoder_channels": 32}), "num_classes": 3}) for name in DECODERS},
     "densenet": ("densenet", {**SMALL, "num_classes": 7}),
+    "rdnet": ("rdnet_tiny", {**RDNET, "num_classes": 7}),
+}
+ENCODERS: dict[str, tuple[str, dict]] = {
+    "densenet": ("densenet", {**SMALL, "out_indices": (1, 2, 4)}),
+    "rdnet": ("rdnet_tiny", {**RDNET, "out_indices": (1, 2, 4)}),
+    "fc_densenet": ("fc_densenet", {key: FC[key] for key in FC if key != "num_classes"} | {"out_indices": (0, 2, 5)}),
 }
 
 
@@ -37,10 +44,10 @@ def make(key: str) -> tuple[nn.Module, Card]:
     return _settled(create_model(name, **arguments)), Card(MODELS[name].task, name, dict(arguments))
 
 
-def make_encoder() -> tuple[nn.Module, Card]:
+def make_encoder(key: str) -> tuple[nn.Module, Card]:
     """Returns an encoder with three outputs."""
-    arguments = {**SMALL, "out_indices": (1, 2, 4)}
-    return _settled(create_encoder("densenet", **arguments)), Card("encoder", "densenet", arguments)
+    name, arguments = ENCODERS[key]
+    return _settled(create_encoder(name, **arguments)), Card("encoder", name, dict(arguments))
 
 
 def _settled(net: nn.Module) -> nn.Module:

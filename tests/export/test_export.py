@@ -204,7 +204,7 @@ def test_an_image_is_repeated_where_it_is_too_small_and_cut_in_the_middle():
 
 
 def test_an_encoder_takes_sizes_from_one_deepest_pixel_on():
-    net, card = make_encoder()
+    net, card = make_encoder("densenet")
     graph = describe(net, card, pad=True, argmax=False, uint8=False, opset=18)
     assert (graph.any_size, graph.min_size, graph.multiple_of, graph.num_outputs) == (False, 32, 1, 3)
 

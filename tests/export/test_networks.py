@@ -10,7 +10,7 @@ from densekit.export.pictures import SIZES
 from densekit.export.pooling import PartMeans
 from densekit.export.tracing import Root, describe, on_cpu, trace
 from densekit.export.writing import onnx_bytes, openvino_bytes, pt2_bytes, to_onnx
-from tests.export.networks import NETWORKS, make, make_encoder
+from tests.export.networks import ENCODERS, NETWORKS, make, make_encoder
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -47,8 +47,9 @@ def test_every_runtime_gives_what_the_network_gives_on_every_size(key):
 
 
 @pytest.mark.slow
-def test_an_encoder_gives_all_its_feature_maps():
-    assert check_everywhere(*make_encoder()).num_outputs == 3
+@pytest.mark.parametrize("key", ENCODERS)
+def test_an_encoder_gives_all_its_feature_maps(key):
+    assert check_everywhere(*make_encoder(key)).num_outputs == 3
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import chain
 from typing import TypeGuard, cast
 
 import torch
@@ -22,6 +23,7 @@ from densekit.blocks.inference.dense import (
 from densekit.blocks.inference.planned import AnyModule, Planned, is_affine
 from densekit.blocks.layers import ConvLayer, Transition
 from densekit.blocks.residual import ResidualDenseBlock
+from densekit.errors import CheckpointError
 
 
 def optimize(net: AnyModule) -> AnyModule:
@@ -37,9 +39,16 @@ def optimize(net: AnyModule) -> AnyModule:
 
     The result has the same interface, is for that device and for prediction alone (`train()` raises ConfigError), and
     does not follow later changes of the weights. It can be cast by `to(dtype)`.
+
+    Raises:
+        CheckpointError: a weight is not finite.
     """
     if isinstance(net, Planned):
         return net
+    for name, tensor in chain(net.named_parameters(), net.named_buffers()):
+        # Its fused operators can make a number of NaN, which would hide the fault.
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+            raise CheckpointError(f"{name} holds values that are not finite; use another checkpoint")
     ready = cast(AnyModule, planned(net)).eval().requires_grad_(False)
     return ready.to(memory_format=torch.channels_last)
 
