@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +55,27 @@ def activation_bytes_per_pixel(module: nn.Module, in_channels: int = 3) -> float
     multiple_of = getattr(module, "multiple_of", 1)
     size = -(-max(32, getattr(module, "min_size", 1)) // multiple_of) * multiple_of
     owned = [*module.parameters(), *module.buffers()]
-    with torch.no_grad(), _LiveBytes(owned) as live:
+    with torch.no_grad(), LiveBytes(owned) as live:
         module(torch.rand(1, in_channels, size, size, device=weight.device, dtype=weight.dtype))
     return live.peak / size**2
 
 
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operations make while the mode is on; `owned` ones are not counted."""
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all storages that operations make while the mode is on.
 
-    def __init__(self, owned: list[Tensor]) -> None:
+    Args:
+        owned: whose storages are not counted.
+
+    Attributes:
+        now, peak: bytes of those that are still there, and the most at once. What a kernel allocates inside itself is
+            not among them.
+    """
+
+    def __init__(self, owned: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self.known = weakref.WeakSet(tensor.untyped_storage() for tensor in owned)
+        self.now: int = 0
+        self.peak: int = 0
+        self.known: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in owned)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densekit.blocks import DenseBlock, optimize
-from densekit.memory import _LiveBytes
+from densekit.memory import LiveBytes
 from densekit.models.rdn import RDN
 from densekit.models.rrdbnet import RRDBNet
 from densekit.models.srdensenet import SRDenseNet
@@ -158,7 +158,7 @@ def test_progress_grows_to_the_whole_and_a_map_for_each_pass(name):
 
 
 def peak_bytes(run, net: nn.Module, x: Tensor) -> int:
-    with torch.no_grad(), _LiveBytes([*net.parameters(), *net.buffers(), x]) as live:
+    with torch.no_grad(), LiveBytes([*net.parameters(), *net.buffers(), x]) as live:
         run(x)
     return live.peak
 

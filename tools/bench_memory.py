@@ -1,8 +1,9 @@
 """What a training step keeps for its backward pass, and what that costs: DenseNet-121, FC-DenseNet-103 and RDN.
 
 python -m tools.bench_memory [--rounds 4] [--only densenet121 ...]: for each network and policy the bytes of distinct
-storages that autograd keeps, but for weights, buffers and the batch; and CPU seconds of a step on one thread, in turn,
-the least of the rounds, beside the plain network's. DenseNet-121 stands beside torchvision's.
+storages that autograd keeps, but for weights, buffers and the batch; the most bytes of tensors that are there at once
+in the step, the weights' gradients included; and CPU seconds of a step on one thread, in turn, the least of the rounds,
+beside the plain network's. DenseNet-121 stands beside torchvision's.
 """
 
 from __future__ import annotations
@@ -16,8 +17,14 @@ from torchvision.models import densenet121
 
 from densekit import create_model
 from densekit.blocks import MEMORY_POLICIES, saved_bytes
+from densekit.memory import LiveBytes
 
-SHAPES = {"densenet121": (8, 3, 224, 224), "fc_densenet103": (1, 3, 224, 224), "rdn": (1, 3, 48, 48)}
+CASES = [
+    ("densenet121", (8, 3, 224, 224)),
+    ("fc_densenet103", (1, 3, 224, 224)),
+    ("fc_densenet103", (1, 3, 360, 480)),
+    ("rdn", (1, 3, 48, 48)),
+]
 
 
 def step(net: nn.Module, x: Tensor) -> float:
@@ -26,6 +33,14 @@ def step(net: nn.Module, x: Tensor) -> float:
     began = time.process_time()
     net(x).square().mean().backward()
     return time.process_time() - began
+
+
+def most_bytes(net: nn.Module, x: Tensor) -> int:
+    """Returns the most bytes of tensors at once in a step, but for weights, buffers and the batch."""
+    net.zero_grad()
+    with LiveBytes([*net.parameters(), *net.buffers(), x]) as live:
+        net(x).square().mean().backward()
+    return live.peak
 
 
 def rivals(name: str) -> dict[str, nn.Module]:
@@ -43,22 +58,28 @@ def rivals(name: str) -> dict[str, nn.Module]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--only", nargs="*", choices=SHAPES, default=list(SHAPES), help="networks; all if not given")
+    parser.add_argument(
+        "--only", nargs="*", choices=sorted({name for name, _ in CASES}), help="networks; all if not given"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for name in arguments.only:
-        nets, x = rivals(name), torch.randn(SHAPES[name])
+    for name, size in CASES:
+        if name not in arguments.only:
+            continue
+        nets, x = rivals(name), torch.randn(size)
         times: dict[str, list[float]] = {rival: [] for rival in nets}
         for _ in range(arguments.rounds):
             for rival, net in nets.items():
                 times[rival].append(step(net.train(), x))
         first = next(iter(nets))
-        shape = "x".join(map(str, SHAPES[name]))
-        print(f"{name}, {shape}, float32, one thread\n\n| | kept, MiB | step, {first} = 1 |\n|---|---|---|")
+        shape = "x".join(map(str, size))
+        print(f"{name}, {shape}, float32, one thread\n")
+        print(f"| | kept, MiB | at most at once, MiB | step, {first} = 1 |\n|---|---|---|---|")
         for rival, net in nets.items():
             ratio = min(times[rival]) / min(times[first])
-            print(f"| {rival} | {saved_bytes(net, x) / 2**20:.1f} | {ratio:.2f} |", flush=True)
+            kept, most = saved_bytes(net, x) / 2**20, most_bytes(net, x) / 2**20
+            print(f"| {rival} | {kept:.1f} | {most:.0f} | {ratio:.2f} |", flush=True)
         print()
 
 

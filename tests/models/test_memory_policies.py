@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.models import DenseNet as TorchvisionDenseNet
 
 from densekit.blocks import MEMORY_POLICIES, saved_bytes, set_memory
+from densekit.memory import LiveBytes
 from densekit.models import create_encoder, create_model
 
 SMALL = {
@@ -251,6 +252,15 @@ def test_a_network_keeps_no_more_than_these_mebibytes(name, shape, limits):
         for policy, limit in limits.items():
             set_memory(net, policy)
             assert 0.85 * limit < saved_bytes(net, torch.empty(shape)) / 2**20 <= limit
+
+
+def test_a_step_on_a_whole_frame_of_camvid_never_has_more_than_a_gigabyte_at_once():
+    with torch.device("meta"):
+        net, x = create_model("fc_densenet103", memory="min").train(), torch.empty(1, 3, 360, 480)
+        with LiveBytes([]) as live:
+            net(x).square().mean().backward()
+    weights = sum(parameter.nbytes for parameter in net.parameters())
+    assert 0.9e9 < live.peak + weights < 1.05e9
 
 
 def test_rdn_keeps_a_fifth_of_what_autograd_asks_for():
