@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from densekit.blocks.engine import Plan, SharedBuffer
 from densekit.blocks.memory import check_policy
 from densekit.blocks.parts import Stage, autocast_dtype, common_eps, has_hooks, learns
+from densekit.blocks.second import Anchor
 
 
 class DenseBlock(nn.Module):
@@ -74,7 +75,7 @@ class DenseBlock(nn.Module):
         except ValueError:
             return None
         return Plan(
-            num_inputs=len(inputs),
+            anchors=[Anchor.apply(x) for x in inputs],
             only_new=only_new,
             layers=layers,
             in_channels=self.in_channels,

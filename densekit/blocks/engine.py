@@ -21,11 +21,11 @@ from densekit.blocks.parts import (
     measure,
     norm_backward,
     rectify,
-    refuse_second_derivative,
     relu_backward_,
     statistics_of,
     update_running,
 )
+from densekit.blocks.second import Again, concatenated, is_second_asked_for
 
 PART = 2**25  # bytes of maps that a backward pass computes again at once, where it can choose
 
@@ -35,7 +35,7 @@ class Plan:
     """How a block is run.
 
     Attributes:
-        num_inputs: tensors that together are the block's input.
+        anchors: of the tensors that together are the block's input.
         only_new: whether the result is the layers' maps alone.
         layers: the stages of each; the first stage of a layer reads the maps before it.
         in_channels, growth_rate: of the block.
@@ -44,7 +44,7 @@ class Plan:
         autocast: the type in which convolutions compute, None for their own.
     """
 
-    num_inputs: int
+    anchors: Sequence[Tensor]
     only_new: bool
     layers: Sequence[Sequence[Stage]]
     in_channels: int
@@ -86,7 +86,7 @@ class SharedBuffer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> Tensor:
-        inputs, parameters = tensors[: plan.num_inputs], tensors[plan.num_inputs :]
+        inputs, parameters = tensors[: len(plan.anchors)], tensors[len(plan.anchors) :]
         device, end, growth = inputs[0].device, plan.in_channels, plan.growth_rate
         widths = [x.shape[1] for x in inputs]
         data = plan.buffer(inputs)
@@ -127,13 +127,19 @@ class SharedBuffer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
         plan: Plan = ctx.plan
+        count = len(plan.anchors) if plan.only_new else 0
+        inputs, (data, stats, *kept) = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        if is_second_asked_for():
+            states = [[state for _, state in note] for note in ctx.notes]
+            parts = inputs or data.detach()[:, : plan.in_channels].split_with_sizes(ctx.widths, dim=1)
+            again = Again(
+                lambda x: [concatenated(x, plan.layers, states, plan.conv, only_new=plan.only_new)],
+                parts, inputs or plan.anchors, ctx.parameters,
+            )  # fmt: skip
+            return None, *again.gradients(grad)
         if plan.only_new:
-            inputs, (made, stats, *kept) = ctx.saved_tensors[: plan.num_inputs], ctx.saved_tensors[plan.num_inputs :]
-            data = plan.buffer(inputs, made)
-        else:
-            data, stats, *kept = ctx.saved_tensors
+            data = plan.buffer(inputs, data)
         flow = Flow(plan, data, stats, grad)
         for index in reversed(range(len(ctx.plan.layers))):
             between = kept[-len(ctx.plan.layers[index]) + 1 :] if ctx.plan.keep and kept else []

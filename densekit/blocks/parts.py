@@ -181,19 +181,6 @@ def learns(*tensors: Tensor) -> bool:
     return is_recorded and any(tensor.requires_grad for tensor in tensors)
 
 
-def refuse_second_derivative() -> None:
-    """Passes a backward pass whose own gradient is not asked for.
-
-    Raises:
-        RuntimeError: it is, and what was kept does not suffice for that.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "a second derivative through a network that keeps too little for it; set memory='speed' "
-            "(densekit.blocks.set_memory), which autograd can follow"
-        )
-
-
 @contextlib.contextmanager
 def replayed(state: Tensor, device: torch.device) -> Iterator[None]:
     """Draws again what was drawn from `state` on, and leaves the random state as it was."""

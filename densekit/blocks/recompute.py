@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ from densekit.blocks.parts import (
     norm_backward,
     random_state,
     rectify,
-    refuse_second_derivative,
     replayed,
 )
+from densekit.blocks.second import Again, is_second_asked_for, rectified
 
 Tail = Callable[[Tensor], Tensor]
 
@@ -47,8 +48,10 @@ class Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_tap: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
         x, *stats = ctx.saved_tensors
+        if is_second_asked_for():
+            again = Again(partial(Recomputed.again, ctx), [x], [x], ctx.parameters)
+            return None, None, None, *again.gradients(grad_tap, grad)
         y = rectify(ctx.norm, x, stats)
         gradients: dict[int, Tensor | None] = {}
         if grad is not None:
@@ -65,6 +68,13 @@ class Recomputed(torch.autograd.Function):
         dx, *own = norm_backward(ctx.norm, dz, x, stats)
         gradients |= dict(zip(map(id, ctx.parameters[:2]), own, strict=True))
         return None, None, None, dx, *(gradients.get(id(p)) if p.requires_grad else None for p in ctx.parameters)
+
+    @staticmethod
+    def again(ctx: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns relu(norm(x)) and what the tail makes of it, as the forward pass did."""
+        y = rectified(ctx.norm, inputs[0])
+        with replayed(ctx.state, y.device), autocast_again(y.device, ctx.autocast):
+            return y, ctx.tail(y)
 
 
 def recompute(

@@ -21,7 +21,8 @@ class PartMeans(nn.Module):
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
-        self.height, self.width = height, width
+        self.height: int = height
+        self.width: int = width
 
     def forward(self, x: Tensor) -> Tensor:
         return part_weights(self.height, x.shape[-2]) @ x @ part_weights(self.width, x.shape[-1]).T

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -173,12 +174,73 @@ def test_under_autocast_the_gradients_are_those_of_the_plain_block(policy):
         assert (a.grad - b.grad).norm() <= 0.05 * a.grad.norm() + 1e-6, name
 
 
-def test_a_second_derivative_is_refused_with_what_to_do():
+def penalized(net, *inputs, seed=3, **arguments):
+    """Gradients of a loss and of the norm of its own gradient; the first by autograd as it goes through the net."""
+    torch.manual_seed(seed)
+    inputs = [x.clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
+    wanted = [*inputs, *net.parameters()]
+    y = net(*[x.sin() for x in inputs], **arguments)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    first = torch.autograd.grad((y * y * weights).sum(), wanted, create_graph=True)
+    second = torch.autograd.grad(sum(grad.square().sum() for grad in first), wanted, allow_unused=True)
+    return [*(grad.detach() for grad in first), *second]
+
+
+class Twice(nn.Module):
+    """A block that reads its own new maps."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        return self.block(self.block(x, only_new=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("only_new", [True, False])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_second_derivatives_are_autograds_with_a_warning(layer, only_new, training, layout):
+    torch.manual_seed(0)
+    plain = shaken(DenseBlock(12, 2, 8, LAYERS[layer]).double()).train(training)
+    engine = copy.deepcopy(plain)
+    set_memory(engine, "lean")
+    inputs = [torch.randn(3, c, 5, 4, dtype=torch.float64).contiguous(memory_format=layout) for c in (7, 5)]
+    expected = penalized(plain, *inputs, only_new=only_new)
+    drawn = torch.get_rng_state()
+    with pytest.warns(UserWarning, match=r"a second derivative .* in the time and memory of memory='speed'"):
+        found = penalized(engine, *inputs, only_new=only_new)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    largest = max(float(a.abs().max()) for a in expected if a is not None)
+    for a, b in zip(expected, found, strict=True):
+        assert (a is None or not a.any()) == (b is None or not b.any())
+        assert a is None or b is None or (a - b).abs().max() <= 1e-10 * a.abs().max() + 1e-13 * largest
+    assert all(torch.equal(value, buffers(engine)[key]) for key, value in buffers(plain).items())
+
+
+def test_a_block_that_runs_twice_has_the_second_derivative_of_both_times():
+    torch.manual_seed(0)
+    plain = shaken(DenseBlock(4, 1, 4, lambda c: ConvLayer(c, 4)).double())
+    engine = copy.deepcopy(plain)
+    set_memory(engine, "lean")
+    x = torch.randn(2, 4, 5, 4, dtype=torch.float64)
+    twice = [Twice(net) for net in (plain, engine)]
+    expected = penalized(twice[0], x)
+    with pytest.warns(UserWarning, match="a second derivative"):
+        found = penalized(twice[1], x)
+    for a, b in zip(expected, found, strict=True):
+        assert (a - b).abs().max() <= 1e-10 * a.abs().max()
+
+
+def test_that_there_could_be_a_second_derivative_keeps_no_input():
     block = DenseBlock(3, 2, 4, lambda c: ConvLayer(c, 4), memory="lean")
-    x = torch.randn(1, 3, 5, 5, requires_grad=True)
-    y = block(x).square().sum()
-    with pytest.raises(RuntimeError, match=r"a second derivative .* set memory='speed'"):
-        torch.autograd.grad(y, x, create_graph=True)
+    x = torch.randn(1, 3, 5, 5, requires_grad=True).sin()
+    held = weakref.ref(x)
+    y = block(x)
+    del x
+    assert held() is None
+    assert y.requires_grad
 
 
 def test_what_changes_the_output_in_place_is_found_out():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -193,11 +194,24 @@ def test_layouts_pass_between_blocks_unchanged(layout):
     assert all(x.is_contiguous(memory_format=layout) for x in seen)
 
 
-def test_a_second_derivative_is_refused_between_blocks_too():
-    net = create_encoder("densenet", block_config=(1,), growth_rate=4, out_indices=(0,), memory="min")
-    x = torch.rand(2, 3, 16, 16, requires_grad=True)
-    with pytest.raises(RuntimeError, match=r"a second derivative .* set memory='speed'"):
-        torch.autograd.grad(net(x)[0].square().sum(), x, create_graph=True)
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_has_a_second_derivative(name, policy):
+    plain, engine = twins(name, policy, torch.float64)
+    found = []
+    for net in (plain, engine):
+        torch.manual_seed(3)
+        x = picture(name, (33, 47), torch.float64).requires_grad_()
+        given = contextlib.nullcontext() if net is plain else pytest.warns(UserWarning, match="a second derivative")
+        with given:
+            (slope,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        slope.square().sum().backward()
+        found.append([slope.detach(), x.grad, *(parameter.grad for parameter in net.parameters())])
+    largest = max(float(a.abs().max()) for a in found[0] if a is not None)
+    for a, b in zip(*found, strict=True):
+        assert (a is None or not a.any()) == (b is None or not b.any())
+        assert a is None or b is None or (a - b).abs().max() <= 1e-9 * a.abs().max() + 1e-12 * largest
+    assert_equal_statistics(plain, engine)
 
 
 def test_an_average_of_the_weights_may_be_copied_from_a_network_with_any_policy():
