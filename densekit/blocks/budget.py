@@ -76,7 +76,8 @@ class Budget:
 def set_memory(net: nn.Module, memory: str) -> None:
     """Gives every part of `net` that has one the policy `memory`; a budget chooses them at the first training step.
 
-    Gradients of gradients, as penalties on them need, cost what they do with "speed" whatever the policy, with a warning.
+    Gradients of gradients, as penalties on them need, cost what they do with "speed" under every policy; a warning
+    says so.
 
     Raises:
         ConfigError: neither a policy nor a budget.

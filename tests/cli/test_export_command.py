@@ -33,11 +33,11 @@ def test_predict_takes_an_exported_file_and_gives_what_the_checkpoint_gives(run,
     )
     Path("in").mkdir()
     Image.fromarray(draw(33, 50)).save("in/a.png")
-    for model, folder in ((tiny_sr, "eager"), ("net.onnx", "onnx")):
-        process = start("sr", "predict", "in", "-m", model, "-o", folder)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert out.decode().split() == [f"{folder}/a_x2.png"]
+    assert run("sr", "predict", "in", "-m", tiny_sr, "-o", "eager").code == 0
+    process = start("sr", "predict", "in", "-m", "net.onnx", "-o", "onnx")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.decode().split() == ["onnx/a_x2.png"]
     assert abs(pixels("eager/a_x2.png") - pixels("onnx/a_x2.png")).max() <= 1
 
 

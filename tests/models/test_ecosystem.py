@@ -63,7 +63,15 @@ def test_every_decoder_runs_on_a_small_encoder_of_each_family(decoder, stride, d
         assert net(torch.rand(1, in_channels, side, side)).shape == (1, 2, side, side)
 
 
-@pytest.mark.parametrize("decoder", ["unet", "deeplabv3", "deeplabv3plus", "pan"])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        "unet",
+        "deeplabv3plus",
+        pytest.param("deeplabv3", marks=pytest.mark.slow),
+        pytest.param("pan", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", ["densenet121", "rdnet_tiny", "fc_densenet56"])
 def test_the_encoders_of_the_papers_run_through_both(name, decoder):
     for encoder in (f"densekit-{name}", f"tu-densekit_{name}"):

@@ -66,7 +66,7 @@ def test_from_its_step_on_statistics_stay(tmp_path, config_of):
     assert any(not torch.equal(value, late[key]) for key, value in statistics(early["net"]).items())
 
 
-@pytest.mark.parametrize("stop", [4, 6, 8])
+@pytest.mark.parametrize("stop", [pytest.param(4, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_resume_before_at_or_after_that_step_ends_with_the_same_bytes(tmp_path, config_of, stop):
     class Ended(Exception):
         pass
