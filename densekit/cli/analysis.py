@@ -139,7 +139,7 @@ def gradients(
 @click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and crops.")
 @options.device
-@click.option("-o", "--out", metavar="OUT", help="Also write OUT.md or OUT.json.")
+@click.option("-o", "--out", metavar="OUT", help="Also write OUT.md, OUT.json, or the picture OUT.svg.")
 @overwrite_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each encoder on stdout.")
 @click.pass_context
@@ -162,7 +162,7 @@ def compare(
     one's; kept are the activations of a step, in brackets with the memory policy min. A few steps tell how fast
     something is learnt, not how good it gets.
     """
-    target = new_file(out, (".md", ".json"), overwrite=overwrite) if out else None
+    target = new_file(out, (".md", ".json", ".svg"), overwrite=overwrite) if out else None
     tune_allocator()
 
     from densekit.cli.evaluate import command_of
@@ -193,6 +193,10 @@ def compare(
     if target and target.suffix.lower() == ".json":
         whole = {**dataclasses.asdict(result), "settings": dataclasses.asdict(settings), "conditions": conditions}
         _write(target, json_line(whole) + "\n", quiet=True)
+    elif target and target.suffix.lower() == ".svg":
+        from densekit.encoders.standings import comparison_picture
+
+        _write(target, comparison_picture(result, about), quiet=True)
     elif target:
         _write(target, _markdown(result, about, conditions), quiet=True)
 

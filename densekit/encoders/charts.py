@@ -31,11 +31,11 @@ def reuse_picture(blocks: Sequence[Reuse], title: str) -> str:
         panel, width, height = _panel(block)
         if x and x + width > MAX_WIDTH:
             x, y, line = 0.0, y + line, 0.0
-        panels.append(tag("g", panel, transform=f"translate({_number(x)} {_number(y + 40)})"))
+        panels.append(tag("g", panel, transform=f"translate({rounded(x)} {rounded(y + 40)})"))
         x, line, right = x + width, max(line, height), max(right, x + width)
     width, bottom = max(right, 420.0) + PANEL_GAP, y + line + 40
     legend = _legend(bottom)
-    return _document(title, [*panels, legend], width, bottom + 64)
+    return document(title, [*panels, legend], width, bottom + 64)
 
 
 def gradient_picture(curves: Sequence[tuple[str, Sequence[LayerGradient]]], title: str) -> str:
@@ -60,11 +60,11 @@ def gradient_picture(curves: Sequence[tuple[str, Sequence[LayerGradient]]], titl
 
     parts: list[Html] = []
     for tick in scale:
-        height = _number(place_of(0, 10**tick)[1])
+        height = rounded(place_of(0, 10**tick)[1])
         parts.append(tag("line", x1=LEFT, x2=right, y1=height, y2=height, stroke=FAINT))
         parts.append(tag("text", f"{10**tick:g}", x=LEFT - 8, y=height, dy="0.32em", text_anchor="end"))
     for tick in ticks(0, 1):
-        across = _number(LEFT + (right - LEFT) * tick)
+        across = rounded(LEFT + (right - LEFT) * tick)
         parts.append(tag("text", f"{tick:g}", x=across, y=low + 18, text_anchor="middle"))
     label = "depth: 0 is the first layer that runs, 1 the last"
     parts.append(tag("text", label, x=(LEFT + right) // 2, y=HEIGHT - 10, text_anchor="middle"))
@@ -77,11 +77,11 @@ def gradient_picture(curves: Sequence[tuple[str, Sequence[LayerGradient]]], titl
         parts.append(tag("polyline", points=" ".join(map(_pair, points)), fill="none", **line))
         for (x, y), layer in zip(points, [layer for layer in norms if layer.norm > 0], strict=True):
             hint = tag("title", f"{name} {layer.name}: {layer.norm:.4g}")
-            parts.append(tag("circle", hint, cx=_number(x), cy=_number(y), r=2.5, fill=CURVES[number]))
+            parts.append(tag("circle", hint, cx=rounded(x), cy=rounded(y), r=2.5, fill=CURVES[number]))
         left = LEFT + 12 + number * 230
         parts.append(tag("line", x1=left, x2=left + 26, y1=TOP - 8, y2=TOP - 8, **line))
         parts.append(tag("text", f"{name} ({len(norms)} layers)", x=left + 32, y=TOP - 4))
-    return _document(title, parts, WIDTH, HEIGHT)
+    return document(title, parts, WIDTH, HEIGHT)
 
 
 def shade(share: float) -> str:
@@ -111,10 +111,10 @@ def _panel(block: Reuse) -> tuple[Html, float, float]:
             x, y = PANEL_LEFT + column * cell, PANEL_TOP + row * cell
             parts.append(tag("rect", hint, x=x, y=y, width=cell, height=cell, fill=shade(value / largest)))
     for column in _some(columns):
-        middle = _number(PANEL_LEFT + (column + 0.5) * cell)
+        middle = rounded(PANEL_LEFT + (column + 0.5) * cell)
         parts.append(tag("text", column + 1, x=middle, y=PANEL_TOP - 5, text_anchor="middle", font_size=10))
     for row in _some(rows):
-        middle = _number(PANEL_TOP + (row + 0.5) * cell)
+        middle = rounded(PANEL_TOP + (row + 0.5) * cell)
         parts.append(tag("text", row, x=PANEL_LEFT - 6, y=middle, dy="0.32em", text_anchor="end", font_size=10))
     if columns == len(block.sources):  # the last column is no layer of the block
         x = PANEL_LEFT + (columns - 1) * cell
@@ -128,17 +128,17 @@ def _legend(y: float) -> Html:
     steps = 40
     size = {"width": 4.2, "height": 12}
     bar = [
-        tag("rect", x=PANEL_LEFT + 4 * step, y=_number(y), **size, fill=shade(step / (steps - 1)))
+        tag("rect", x=PANEL_LEFT + 4 * step, y=rounded(y), **size, fill=shade(step / (steps - 1)))
         for step in range(steps)
     ]
     end = PANEL_LEFT + 4 * steps
     return tag(
         "g",
         *bar,
-        tag("text", "0", x=PANEL_LEFT - 6, y=_number(y + 10), text_anchor="end"),
-        tag("text", "1  mean absolute weight by the largest of the column", x=end + 8, y=_number(y + 10)),
-        tag("text", "columns: layers that read, framed: what reads the whole block", x=PANEL_LEFT, y=_number(y + 32)),
-        tag("text", "rows: what is read, 0 is the block's input", x=PANEL_LEFT, y=_number(y + 50)),
+        tag("text", "0", x=PANEL_LEFT - 6, y=rounded(y + 10), text_anchor="end"),
+        tag("text", "1  mean absolute weight by the largest of the column", x=end + 8, y=rounded(y + 10)),
+        tag("text", "columns: layers that read, framed: what reads the whole block", x=PANEL_LEFT, y=rounded(y + 32)),
+        tag("text", "rows: what is read, 0 is the block's input", x=PANEL_LEFT, y=rounded(y + 50)),
     )
 
 
@@ -147,7 +147,8 @@ def _some(count: int) -> range:
     return range(0, count, 1 if count <= 12 else 5 if count <= 40 else 10)
 
 
-def _document(title: str, parts: Sequence[Html], width: float, height: float) -> str:
+def document(title: str, parts: Sequence[Html], width: float, height: float) -> str:
+    """Returns an SVG file of these parts under a title."""
     head = tag("text", title, x=PANEL_LEFT, y=22, font_size=15, font_weight="bold")
     body = tag(
         "svg",
@@ -155,17 +156,18 @@ def _document(title: str, parts: Sequence[Html], width: float, height: float) ->
         tag("rect", width="100%", height="100%", fill="#ffffff"),
         tag("g", head, *parts, fill=INK, font_family="system-ui, sans-serif", font_size=12),
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {_number(width)} {_number(height)}",
-        width=_number(width),
-        height=_number(height),
+        viewBox=f"0 0 {rounded(width)} {rounded(height)}",
+        width=rounded(width),
+        height=rounded(height),
         role="img",
     )
     return body + "\n"
 
 
-def _number(value: float) -> str:
+def rounded(value: float) -> str:
+    """Returns a number as SVG takes it, to a hundredth."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def _pair(point: tuple[float, float]) -> str:
-    return f"{_number(point[0])},{_number(point[1])}"
+    return f"{rounded(point[0])},{rounded(point[1])}"

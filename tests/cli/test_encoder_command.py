@@ -261,7 +261,7 @@ def masked(tmp_path):
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("suffix", [".md", ".json"])
+@pytest.mark.parametrize("suffix", [".md", ".json", ".svg"])
 def test_encoders_are_compared_on_data_at_hand(run, tiny, masked, tmp_path, suffix):
     out = tmp_path / f"report{suffix}"
     args = ("--data", masked, "--steps", 2, "--batch-size", 2, "--crop-size", 64, "-o", out)
@@ -277,6 +277,10 @@ def test_encoders_are_compared_on_data_at_hand(run, tiny, masked, tmp_path, suff
         assert lines[0] == "# Encoders compared"
         assert sum(line.startswith("| ") for line in lines) == 4
         assert any(line.startswith("- command: densekit encoder compare ") for line in lines)
+    elif suffix == ".svg":
+        texts = [element.text for element in ElementTree.parse(out).iter("{http://www.w3.org/2000/svg}text")]
+        assert texts[0] == "2 steps of 2 crops of 64 from 8 pictures; scored on 2 others"
+        assert {"parameters, millions", "time of a step, first encoder = 1"} <= set(texts)
     else:
         report = json.loads(out.read_text())
         assert [standing["name"] for standing in report["standings"]] == [tiny, "timm:test_resnet"]
