@@ -58,9 +58,8 @@ def rivals(name: str) -> dict[str, nn.Module]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument(
-        "--only", nargs="*", choices=sorted({name for name, _ in CASES}), help="networks; all if not given"
-    )
+    names = sorted({name for name, _ in CASES})
+    parser.add_argument("--only", nargs="*", choices=names, default=names, help="networks; all if not given")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
