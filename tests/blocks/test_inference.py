@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from densekit import create_encoder, create_model
 from densekit.blocks import BasicLayer, BottleneckLayer, ConvLayer, DenseBlock, ResidualDenseBlock, optimize, set_memory
@@ -213,6 +214,34 @@ def test_it_can_be_cast_and_copied_after_it_has_run(name):
     assert low.dtype == torch.bfloat16
     assert relative(low.float(), expected) <= 0.1
     assert relative(again.to(torch.float32)(x), expected) <= 0.05  # the weights were rounded
+
+
+class Packings(TorchDispatchMode):
+    """The shapes that convolutions' weights are laid out for."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "_reorder_convolution_weight" in str(func):
+            self.shapes.append(tuple(args[-1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
+def test_weights_are_laid_out_once_for_each_of_the_last_four_sizes_of_maps():
+    ready = optimize(nn.Conv2d(3, 8, 3, padding=1).eval())
+    sizes = [(1, 3, side, 16) for side in (16, 24, 32, 40)]
+    with Packings() as packings:
+        for size in [*sizes, *sizes]:
+            ready(torch.rand(size))
+        assert packings.shapes == sizes
+        fifth = (1, 3, 48, 16)
+        ready(torch.rand(fifth))
+        ready(torch.rand(sizes[1]))
+        ready(torch.rand(sizes[0]))
+    assert packings.shapes == [*sizes, fifth, sizes[0]]
 
 
 def test_without_onednns_operators_the_result_is_the_same(monkeypatch):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densekit.blocks.inference.planned import Planned, affine
+from densekit.blocks.inference.planned import Packed, affine
 
 LANES = 8  # float32 numbers in a vector register of AVX2
 
 
-class PlannedConv(Planned):
+class PlannedConv(Packed[tuple[Tensor, Tensor]]):
     """A convolution, with the batch norm behind it folded in, and a ReLU or leaky ReLU.
 
     On CPUs it runs as one operator of oneDNN, on weights in the layout that oneDNN likes best.
@@ -58,7 +57,6 @@ class PlannedConv(Planned):
         self.slope: float | None = slope
         # Twelve maps take oneDNN 1.4 times as long as sixteen do (AVX2, 3x3).
         self.spare: int = -len(weight) % LANES if like.groups == 1 and not is_part else 0
-        self._packed: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, conv: nn.Conv2d, *, norm: nn.BatchNorm2d | None = None, slope: float | None = None) -> PlannedConv:
@@ -87,6 +85,11 @@ class PlannedConv(Planned):
         return total if is_relu else self._activated(total)
 
     @property
+    def is_plain_3x3(self) -> bool:
+        """Whether it is one of 3x3 with padding 1 and nothing else."""
+        return self.weight.shape[-2:] == (3, 3) and self._geometry == ([1, 1], [1, 1], [1, 1], 1)
+
+    @property
     def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
         return self.padding, self.stride, self.dilation, self.groups
 
@@ -104,19 +107,18 @@ class PlannedConv(Planned):
         return x if self.slope is None else F.leaky_relu_(x, self.slope) if self.slope else F.relu_(x)
 
     def _constants(self, x: Tensor, spare: int = 0) -> tuple[Tensor, Tensor]:
-        """Returns weights as oneDNN wants them, and bias, for `spare` maps more; worked out at the first call."""
-        if self._packed is None:
+        """Returns weights as oneDNN wants them for such maps, and bias, for `spare` maps more.
+
+        For maps of another size it may want another layout, and then reorders weights at each call: that was seen to
+        take 2 to 20 times as long as the convolution.
+        """
+
+        def pack() -> tuple[Tensor, Tensor]:
             weight = F.pad(self.weight.contiguous(), (0, 0) * 3 + (0, spare))
             packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, list(x.shape))
-            self._packed = packed, F.pad(self.bias, (0, spare))
-        return self._packed
+            return packed, F.pad(self.bias, (0, spare))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> PlannedConv:
-        self._packed = None
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}  # it can be neither copied nor pickled
+        return self.packed(x.shape, pack)
 
 
 def uses_onednn(x: Tensor) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from torch import Tensor, nn
 
 from densekit.errors import ConfigError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Constants = TypeVar("Constants")
+KINDS = 4  # of maps that constants are kept for; tiles in a row of an image are of three
 
 
 class Planned(nn.Module):
@@ -22,6 +25,29 @@ class Planned(nn.Module):
         if mode:
             raise ConfigError("an optimised network cannot be trained: train the one that it was made of")
         return super().train(mode)
+
+
+class Packed(Planned, Generic[Constants]):
+    """A part with constants in forms that depend on the maps, worked out when they are first needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._packed: dict[Hashable, Constants] = {}  # never changed, only replaced: threads may share a network
+
+    def packed(self, key: Hashable, make: Callable[[], Constants]) -> Constants:
+        """Returns the constants for a kind of maps; `make` works them out. The last few kinds are remembered."""
+        known = self._packed
+        if key not in known:
+            known = {**dict(list(known.items())[1 - KINDS :]), key: make()}
+            self._packed = known
+        return known[key]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Packed[Constants]:
+        self._packed = {}
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": {}}  # oneDNN's can be neither copied nor pickled
 
 
 def is_affine(norm: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
