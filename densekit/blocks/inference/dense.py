@@ -9,13 +9,15 @@ convolutions of the parts they came in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from densekit.blocks.dense import DenseBlock
 from densekit.blocks.inference.convs import PlannedConv
-from densekit.blocks.inference.planned import Planned, affine, is_affine, per_map
+from densekit.blocks.inference.planned import Packed, Planned, affine, is_affine, per_map
+from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain, is_chain_faster, without_border
 from densekit.blocks.kernels import bottleneck_forward
 from densekit.blocks.layers import BasicLayer, BottleneckLayer, ConvLayer
 from densekit.blocks.residual import ResidualDenseBlock
@@ -173,14 +175,24 @@ class SplitConv(Planned):
 
     def forward(self, inputs: Sequence[Tensor], total: Tensor | None = None) -> Tensor:
         """Returns the convolution of the parts, added to `total`, in place, if there is one."""
-        for part, x in zip(self.parts, inputs, strict=True):
-            assert isinstance(part, PlannedConv)
+        for part, x in zip(self.each(), inputs, strict=True):
             total = part(x) if total is None else part.add_to(total, x)
         assert total is not None
         return total
 
+    def each(self) -> Iterator[PlannedConv]:
+        """Yields the convolutions of the parts."""
+        for part in self.parts:
+            assert isinstance(part, PlannedConv)
+            yield part
 
-class SplitBlock(Planned):
+    def kernels(self) -> Kernels:
+        """Returns the convolution as one of a chain."""
+        parts = list(self.each())
+        return Kernels([part.weight for part in parts], parts[0].bias, parts[-1].slope)
+
+
+class SplitBlock(Packed):
     """A dense block of convolutions followed by a ReLU, whose maps are never put together between its layers.
 
     Shapes: as the block's.
@@ -206,26 +218,56 @@ class SplitBlock(Planned):
             features.append(layer(features))
         return features
 
+    def chain(self) -> list[SplitConv]:
+        """Returns the convolutions that can run as a chain."""
+        return [conv for conv in self.layers if isinstance(conv, SplitConv)]
+
+    @cached_property
+    def gain(self) -> float:
+        """By Winograd's algorithm; 0 where that is for other convolutions."""
+        chain = self.chain()
+        if not all(part.is_plain_3x3 for conv in chain for part in conv.each()):
+            return 0.0
+        widths = [len(next(conv.each()).bias) for conv in chain]
+        return gain([self.in_channels, *widths[:-1]], widths)
+
+    def chained(self, x: Tensor) -> Tensor | None:
+        """Returns the input and what each one of the chain gives, with a border; None where plain sums are faster."""
+        if not is_chain_faster(x, self.gain):
+            return None
+        return self.packed("chain", lambda: WinogradChain([conv.kernels() for conv in self.chain()]))(x)
+
     def forward(self, *inputs: Tensor, only_new: bool = False) -> Tensor:
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
-        return torch.cat(self.parts(x)[only_new:], dim=1)
+        maps = self.chained(x)
+        if maps is None:
+            return torch.cat(self.parts(x)[only_new:], dim=1)
+        return without_border(maps, x)[:, self.in_channels if only_new else 0 :]
 
 
-class SplitResidual(Planned):
+class SplitResidual(SplitBlock):
     """A residual dense block whose maps are never put together; the fusion adds to the input.
 
     Shapes: as the block's.
     """
 
     def __init__(self, block: ResidualDenseBlock) -> None:
-        super().__init__()
-        self.dense: SplitBlock = SplitBlock(block.dense)
-        sizes = self.dense.sizes(len(self.dense.layers))
-        self.fusion: SplitConv = SplitConv(block.fusion, sizes, scale=block.residual_scale)
+        super().__init__(block.dense)
+        self.fusion: SplitConv = SplitConv(block.fusion, self.sizes(len(self.layers)), scale=block.residual_scale)
+        self.ends_chain: bool = block.fusion.kernel_size[0] > 1  # else it follows the chain, as one convolution
+        self.whole: SplitConv | None = None
+        if not self.ends_chain:
+            self.whole = SplitConv(block.fusion, [block.fusion.in_channels], scale=block.residual_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        total = x.clone(memory_format=torch.channels_last)
-        return self.fusion(self.dense.parts(x), total)
+    def chain(self) -> list[SplitConv]:
+        return [*super().chain(), self.fusion] if self.ends_chain else super().chain()
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        maps = self.chained(x)
+        if maps is None:
+            return self.fusion(self.parts(x), x.clone(memory_format=torch.channels_last))
+        maps = maps[:, -x.shape[1] :] if self.whole is None else self.whole([maps])
+        return without_border(maps, x) + x
 
 
 def conv_layers(block: DenseBlock) -> Iterator[ConvLayer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from torch import Tensor, nn
 
@@ -27,12 +27,12 @@ class Planned(nn.Module):
         return super().train(mode)
 
 
-class Packed(Planned, Generic[Constants]):
+class Packed(Planned):
     """A part with constants in forms that depend on the maps, worked out when they are first needed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._packed: dict[Hashable, Constants] = {}  # never changed, only replaced: threads may share a network
+        self._packed: dict[Hashable, Any] = {}  # never changed, only replaced: threads may share a network
 
     def packed(self, key: Hashable, make: Callable[[], Constants]) -> Constants:
         """Returns the constants for a kind of maps; `make` works them out. The last few kinds are remembered."""
@@ -40,9 +40,10 @@ class Packed(Planned, Generic[Constants]):
         if key not in known:
             known = {**dict(list(known.items())[1 - KINDS :]), key: make()}
             self._packed = known
-        return known[key]
+        constants: Constants = known[key]
+        return constants
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Packed[Constants]:
+    def _apply(self, fn: Any, recurse: bool = True) -> Packed:
         self._packed = {}
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
