@@ -244,6 +244,30 @@ def test_weights_are_laid_out_once_for_each_of_the_last_four_sizes_of_maps():
     assert packings.shapes == [*sizes, fifth, sizes[0]]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+@pytest.mark.parametrize(("size", "made", "bias"), [(3, 1, True), (5, 1, False), (3, 2, True)])
+def test_a_convolution_of_many_maps_to_a_few_gives_the_same(dtype, tolerance, size, made, bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(128, made, size, padding=size // 2, bias=bias).to(dtype)
+    ready = optimize(conv)
+    assert type(ready) is convs.NarrowConv
+    for shape in [(2, 128, 9, 14), (1, 128, 1, 3)]:
+        x = torch.randn(shape, dtype=dtype)
+        assert ready(x).dtype == dtype
+        assert relative(ready(x).double(), conv.double()(x.double())) <= tolerance
+        conv.to(dtype)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"dilation": 2, "padding": 2}, {"padding": 0}, {"groups": 2}])
+def test_a_convolution_to_a_few_maps_of_another_kind_runs_as_it_is(options):
+    conv = nn.Conv2d(128, 2, 3, **{"padding": 1, **options}).eval()
+    assert type(optimize(conv)) is convs.PlannedConv
+    x = torch.randn(1, 128, 8, 8)
+    torch.testing.assert_close(optimize(conv)(x), conv(x), rtol=1e-5, atol=1e-5)
+
+
 def test_without_onednns_operators_the_result_is_the_same(monkeypatch):
     monkeypatch.setattr(convs, "onednn_types", tuple)
     for name in NETWORKS:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.blocks.dense import DenseBlock
-from densekit.blocks.inference.convs import PlannedConv
+from densekit.blocks.inference.convs import NarrowConv, PlannedConv, is_narrow
 from densekit.blocks.inference.dense import (
     Activated,
     BufferedBlock,
@@ -121,7 +121,9 @@ class PlannedTransition(Transition, Planned):
 
 def plan_conv(conv: nn.Conv2d) -> nn.Module | None:
     """Returns the planned convolution, None for a kind that `PlannedConv` does not run."""
-    return PlannedConv.of(conv) if is_plain_conv(conv) else None
+    if not is_plain_conv(conv):
+        return None
+    return NarrowConv(conv) if on_cpu(conv) and is_narrow(conv) else PlannedConv.of(conv)
 
 
 def plan_conv_layer(layer: ConvLayer) -> nn.Module | None:
@@ -148,9 +150,9 @@ def plan_transition(transition: Transition) -> nn.Module | None:
     return PlannedTransition(transition) if is_affine(transition.norm) else None
 
 
-def on_cpu(block: nn.Module) -> bool:
-    """Says whether a block is on the CPU: elsewhere every part of a sum would be read and written once more."""
-    return next(block.parameters()).device.type == "cpu"
+def on_cpu(part: nn.Module) -> bool:
+    """Says whether a part is on the CPU: elsewhere every part of a sum would be read and written once more."""
+    return next(part.parameters()).device.type == "cpu"
 
 
 PLANS: dict[type[nn.Module], Callable[..., nn.Module | None]] = {
