@@ -9,7 +9,7 @@ from torch import nn
 
 from densekit.blocks import ConvLayer, DenseBlock, ResidualDenseBlock, optimize
 from densekit.blocks.inference import winograd
-from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain, is_chain_faster, transforms, without_border
+from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain, is_chain_faster, without_border
 from densekit.blocks.layers import leaky_relu
 from densekit.memory import LiveBytes
 
@@ -61,7 +61,7 @@ def error(found, expected):
 
 def test_a_window_and_a_kernel_give_their_correlation():
     torch.manual_seed(0)
-    windows, kernels, outputs = transforms()
+    windows, kernels, outputs = winograd.TRANSFORMS
     window, kernel, bias = torch.randn(6, 6).double(), torch.randn(3, 3).double(), torch.randn(1).double()
     products = (windows.double() @ window.flatten()) * (kernels @ kernel.flatten())
     found = outputs.double() @ torch.cat([products, bias])

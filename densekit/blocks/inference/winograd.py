@@ -20,12 +20,12 @@ from torch import Tensor
 
 KERNEL, CORE = 3, 4  # pixels on a side: of the kernel, and of what a window gives
 WINDOW = CORE + KERNEL - 1
-# Infinity is the last one. With 0, 1, -1, 2, -2 errors are three times those of the plain sum, with these as large.
+# Infinity is the last one. Errors are as large as those of plain sums; with 0, 1, -1, 2, -2 they are two to four times.
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 PIECE = 144  # windows, about: what is made of them stays in the caches
 # Measured with AVX2. Below, a chain takes as long as plain sums or longer; oneDNN makes more of a second core.
 LEAST_GAIN, LEAST_GAIN_SHARED = 45, 60
-FEW = 32  # windows, for which the transformed kernels alone, four times as large, take too long to read
+FEW = 32  # windows; for fewer, to read transformed kernels, which are four times as large, takes longer than the rest
 
 
 class Kernels(NamedTuple):
@@ -113,7 +113,7 @@ class Sweep:
         windows = self.view(band, self.edges[i], self.edges[i + 1], WINDOW, 0)
         cut = self.scratch[0, : windows.numel()].view(windows.shape)
         cut.copy_(windows)
-        each = transforms().windows.expand(self.pieces, -1, -1)
+        each = TRANSFORMS.windows.expand(self.pieces, -1, -1)
         torch.bmm(each, cut.view(self.pieces, WINDOW**2, -1), out=result.view(self.pieces, WINDOW**2, -1))
 
     def convolve(self, i: int, band: int, known: list[Tensor]) -> None:
@@ -130,7 +130,7 @@ class Sweep:
                     total.baddbmm_(windows[piece], matrices)
         target = self.view(band, start, end, CORE, 1)
         made = self.scratch[1, : target.numel()].view(self.pieces, CORE**2, -1)
-        torch.bmm(transforms().outputs.expand(self.pieces, -1, -1), sums.flatten(2), out=made)
+        torch.bmm(TRANSFORMS.outputs.expand(self.pieces, -1, -1), sums.flatten(2), out=made)
         made, slope = made.view(target.shape), self.chain.slopes[i]
         if slope == 0:
             torch.clamp_min(made, 0, out=target)
@@ -192,7 +192,7 @@ def without_border(maps: Tensor, x: Tensor) -> Tensor:
 
 def transformed(weight: Tensor) -> Tensor:
     """Returns 3x3 kernels (C', C, 3, 3) as matrices (36, C, C')."""
-    kernels = transforms().kernels @ weight.double().flatten(2).flatten(0, 1).T
+    kernels = TRANSFORMS.kernels @ weight.double().flatten(2).flatten(0, 1).T
     return kernels.view(-1, *weight.shape[:2]).mT.float().contiguous()
 
 
@@ -204,19 +204,22 @@ class Transforms(NamedTuple):
     outputs: Tensor  # (16, 37): of products, and of the bias, which comes last
 
 
-@cache
 def transforms() -> Transforms:
     """Returns the transforms for one side, each applied to rows and to columns.
 
     A convolution multiplies polynomials. That is done at points: evaluate both there, multiply, interpolate.
     A correlation of windows is its transpose, so windows take the interpolation's, outputs the evaluation's.
     """
-    points = torch.tensor(POINTS, dtype=torch.float64)
+    points = torch.tensor(POINTS, dtype=torch.float64, device="cpu")
 
     def evaluation(length: int) -> Tensor:
         """Returns what evaluates `length` coefficients at all points; at infinity that is the last of them."""
-        return torch.cat([points[:, None] ** torch.arange(length), torch.eye(length, dtype=torch.float64)[-1:]])
+        powers = points[:, None] ** torch.arange(length, device="cpu")
+        return torch.cat([powers, torch.eye(length, dtype=torch.float64, device="cpu")[-1:]])
 
     windows, kernels, outputs = torch.linalg.inv(evaluation(WINDOW)).T, evaluation(KERNEL), evaluation(CORE).T
     windows, kernels, outputs = (torch.kron(side, side) for side in (windows, kernels, outputs))
     return Transforms(windows.float(), kernels, F.pad(outputs, (0, 1), value=1.0).float())
+
+
+TRANSFORMS = transforms()
