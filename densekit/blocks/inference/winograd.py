@@ -87,23 +87,26 @@ class Sweep:
     def __init__(
         self, chain: WinogradChain, maps: Tensor, size: tuple[int, int], shape: tuple[int, int, int, int]
     ) -> None:
-        self.chain, self.maps, self.size = chain, maps, size
-        self.bands, self.pieces, self.rows, self.columns = shape
+        self.chain: WinogradChain = chain
+        self.maps: Tensor = maps
+        self.size: tuple[int, int] = size
+        self.shape: tuple[int, int, int, int] = shape
+        bands, pieces, rows, columns = shape
         length = len(chain.widths)
         self.edges: list[int] = [0, *(maps.shape[2] - sum(chain.widths[i:]) for i in range(length + 1))]
-        widths, self.windows = [self.edges[1], *chain.widths], self.rows * self.columns
-        self.scratch: Tensor = maps.new_empty(2, self.pieces * (WINDOW**2 + 1) * self.windows * max(widths))
+        widths = [self.edges[1], *chain.widths]
+        self.scratch: Tensor = maps.new_empty(2, pieces * (WINDOW**2 + 1) * rows * columns * max(widths))
         self.known: list[list[Tensor]] = [
-            [maps.new_empty(self.pieces, WINDOW**2, self.windows, width) for width in widths[:length]]
-            for _ in range(min(self.bands, length))
+            [maps.new_empty(pieces, WINDOW**2, rows * columns, width) for width in widths[:length]]
+            for _ in range(min(bands, length))
         ]
 
     def run(self) -> None:
         """Fills the channels behind the input's."""
-        length = len(self.chain.widths)
-        for step in range(self.bands + length - 1):
+        bands, length = self.shape[0], len(self.chain.widths)
+        for step in range(bands + length - 1):
             for i in range(length):
-                if 0 <= step - i < self.bands:
+                if 0 <= step - i < bands:
                     known = self.known[(step - i) % length][: i + 1]
                     self.cut(i, step - i, known[i])
                     self.convolve(i, step - i, known)
@@ -113,13 +116,15 @@ class Sweep:
         windows = self.view(band, self.edges[i], self.edges[i + 1], WINDOW, 0)
         cut = self.scratch[0, : windows.numel()].view(windows.shape)
         cut.copy_(windows)
-        each = TRANSFORMS.windows.expand(self.pieces, -1, -1)
-        torch.bmm(each, cut.view(self.pieces, WINDOW**2, -1), out=result.view(self.pieces, WINDOW**2, -1))
+        pieces = len(result)
+        each = TRANSFORMS.windows.expand(pieces, -1, -1)
+        torch.bmm(each, cut.view(pieces, WINDOW**2, -1), out=result.flatten(2))
 
     def convolve(self, i: int, band: int, known: list[Tensor]) -> None:
         """Makes the maps of the convolution `i` from the transformed windows of all that it reads."""
         start, end = self.edges[i + 1 : i + 3]
-        shape = self.pieces, WINDOW**2 + 1, self.windows, end - start
+        _, pieces, rows, columns = self.shape
+        shape = pieces, WINDOW**2 + 1, rows * columns, end - start
         sums = self.scratch[0, : math.prod(shape)].view(shape)
         sums[:, -1] = self.chain.biases[i]
         for piece, total in enumerate(sums[:, :-1]):
@@ -129,8 +134,8 @@ class Sweep:
                 else:
                     total.baddbmm_(windows[piece], matrices)
         target = self.view(band, start, end, CORE, 1)
-        made = self.scratch[1, : target.numel()].view(self.pieces, CORE**2, -1)
-        torch.bmm(TRANSFORMS.outputs.expand(self.pieces, -1, -1), sums.flatten(2), out=made)
+        made = self.scratch[1, : target.numel()].view(pieces, CORE**2, -1)
+        torch.bmm(TRANSFORMS.outputs.expand(pieces, -1, -1), sums.flatten(2), out=made)
         made, slope = made.view(target.shape), self.chain.slopes[i]
         if slope == 0:
             torch.clamp_min(made, 0, out=target)
@@ -140,7 +145,8 @@ class Sweep:
 
     def clear(self, band: int, start: int, end: int) -> None:
         """Sets to 0 what lies behind the last row and column of the image."""
-        (height, width), tall = self.size, CORE * self.pieces * self.rows
+        _, pieces, rows, _ = self.shape
+        (height, width), tall = self.size, CORE * pieces * rows
         first, last = 1 + band * tall, 1 + (band + 1) * tall
         if last > height + 1:
             self.maps[max(first, height + 1) : last, :, start:end] = 0
@@ -149,10 +155,11 @@ class Sweep:
 
     def view(self, band: int, start: int, end: int, size: int, first: int) -> Tensor:
         """Returns (pieces, size, size, rows, columns, C): of each window, `size` pixels on a side from `first` on."""
+        _, pieces, rows, columns = self.shape
         down, right, _ = self.maps.stride()
-        shape = self.pieces, size, size, self.rows, self.columns, end - start
-        stride = CORE * self.rows * down, down, right, CORE * down, CORE * right, 1
-        corner = (first + band * self.pieces * self.rows * CORE) * down + first * right + start
+        stride = CORE * rows * down, down, right, CORE * down, CORE * right, 1
+        corner = (first + CORE * band * pieces * rows) * down + first * right + start
+        shape = pieces, size, size, rows, columns, end - start
         return self.maps.as_strided(shape, stride, self.maps.storage_offset() + corner)
 
 
@@ -222,4 +229,4 @@ def transforms() -> Transforms:
     return Transforms(windows.float(), kernels, F.pad(outputs, (0, 1), value=1.0).float())
 
 
-TRANSFORMS = transforms()
+TRANSFORMS: Transforms = transforms()
