@@ -199,8 +199,8 @@ def without_border(maps: Tensor, x: Tensor) -> Tensor:
 
 def transformed(weight: Tensor) -> Tensor:
     """Returns 3x3 kernels (C', C, 3, 3) as matrices (36, C, C')."""
-    kernels = TRANSFORMS.kernels @ weight.double().flatten(2).flatten(0, 1).T
-    return kernels.view(-1, *weight.shape[:2]).mT.float().contiguous()
+    taps = weight.permute(2, 3, 1, 0).double().reshape(KERNEL**2, -1)
+    return (TRANSFORMS.kernels @ taps).float().view(-1, weight.shape[1], len(weight))
 
 
 class Transforms(NamedTuple):
