@@ -189,6 +189,15 @@ def test_the_network_itself_stays_as_it_is():
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_no_random_number_is_drawn():
+    net = nn.Sequential(built("srdensenet"), nn.Conv2d(128, 1, 3, padding=1))
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    optimize(net)
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_what_is_ready_does_not_follow_the_weights_and_cannot_be_trained():
     net = built("rdn")
     ready = optimize(net)

@@ -141,7 +141,7 @@ class NarrowConv(Planned):
         self.size: int = conv.kernel_size[0]
         # A pixel adds to the neighbour on its left what that one takes from its right: the kernel turned by half.
         weight = conv.weight.detach().flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]
-        one = nn.Conv2d(conv.in_channels, len(weight), 1, dtype=conv.weight.dtype, device=conv.weight.device)
+        one = nn.Conv2d(conv.in_channels, len(weight), 1, dtype=conv.weight.dtype, device="meta")  # draws no weights
         self.spread: PlannedConv = PlannedConv(weight, None, one)
         self.register_buffer("bias", per_map(torch.zeros(1) if conv.bias is None else conv.bias.detach(), conv.weight))
 
