@@ -59,7 +59,7 @@ def activation_bytes_per_pixel(module: nn.Module, in_channels: int = 3) -> float
     with torch.no_grad():
         module(x)
         with LiveBytes(owned) as live:
-            module(x.clone())
+            module(x.clone())  # the input counts
     return live.peak / size**2
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from densekit.blocks import ConvLayer, DenseBlock, ResidualDenseBlock, optimize
 from densekit.blocks.inference import winograd
-from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain, is_chain_faster, without_border
+from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, is_chain_faster, without_border
 from densekit.blocks.layers import leaky_relu
-from densekit.memory import LiveBytes
+from densekit.memory import LiveBytes, activation_bytes_per_pixel
 
 
 @pytest.fixture(autouse=True)
@@ -127,13 +127,23 @@ def test_a_residual_block_gives_the_same(always, threads, fusion_size):
         assert error(found, block.double()(x.double())) <= 2e-6
         assert found.is_contiguous(memory_format=torch.channels_last)
         block.float()
+    assert ready.packed("chain", list)
+
+
+def test_what_a_chain_keeps_is_not_counted_as_memory_for_pixels(always):
+    ready = optimize(DenseBlock(3, 2, 5, lambda channels: ConvLayer(channels, 5)).eval())
+    first = activation_bytes_per_pixel(ready)
+    assert ready.packed("chain", list)
+    assert activation_bytes_per_pixel(ready) == first
 
 
 def test_a_single_convolution_gives_the_same(always):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(5, 7, 3, padding=1, bias=False), nn.BatchNorm2d(7), nn.ReLU()).eval()
     x = torch.randn(2, 5, 17, 26)
-    found = optimize(net)(x)
+    ready = optimize(net)
+    found = ready(x)
+    assert ready[0].packed("chain", list)
     assert error(found, net.double()(x.double())) <= 2e-6
     assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -169,11 +179,11 @@ def test_where_matrix_products_are_slow_there_is_no_chain(monkeypatch):
 
 
 def test_the_gain_counts_products_for_each_number_transformed():
-    assert gain([64], [64]) == 64 * 64 / 128
-    light = gain([64, 32, 32, 32], [32, 32, 32, 32])
+    assert gain_of([64], [64]) == 64 * 64 / 128
+    light = gain_of([64, 32, 32, 32], [32, 32, 32, 32])
     assert light == (64 + 96 + 128 + 160) * 32 / (64 + 3 * 32 + 4 * 32)
     assert winograd.LEAST_GAIN < light < winograd.LEAST_GAIN_SHARED, "an RDN of 32 maps gains on one thread only"
-    assert gain([64] * 8, [64] * 8) > 2 * light
+    assert gain_of([64] * 8, [64] * 8) > 2 * light
 
 
 def test_a_taller_image_takes_no_more_but_its_maps(monkeypatch):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densekit.blocks.inference.planned import Packed, Planned, affine, per_map
-from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain, is_chain_faster, without_border
+from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, is_chain_faster, without_border
 
 LANES = 8  # float32 numbers in a vector register of AVX2
 NARROW, WIDE = 3, 64  # of a narrow convolution: most maps made, fewest maps read for each of these
@@ -61,7 +61,7 @@ class PlannedConv(Packed):
         # Twelve maps take oneDNN 1.4 times as long as sixteen do (AVX2, 3x3).
         self.spare: int = -len(weight) % LANES if like.groups == 1 and not is_part else 0
         self.is_plain_3x3: bool = self._geometry == ([1, 1], [1, 1], [1, 1], 1) and weight.shape[2:] == (3, 3)
-        self.gain: float = gain([weight.shape[1]], [len(weight)]) if self.is_plain_3x3 else 0.0
+        self.gain: float = gain_of([weight.shape[1]], [len(weight)]) if self.is_plain_3x3 else 0.0
 
     @classmethod
     def of(cls, conv: nn.Conv2d, *, norm: nn.BatchNorm2d | None = None, slope: float | None = None) -> PlannedConv:
@@ -136,6 +136,8 @@ class NarrowConv(Planned):
     Shapes: as the convolution's.
     """
 
+    bias: Tensor
+
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.size: int = conv.kernel_size[0]
@@ -144,8 +146,6 @@ class NarrowConv(Planned):
         one = nn.Conv2d(conv.in_channels, len(weight), 1, dtype=conv.weight.dtype, device="meta")  # draws no weights
         self.spread: PlannedConv = PlannedConv(weight, None, one)
         self.register_buffer("bias", per_map(torch.zeros(1) if conv.bias is None else conv.bias.detach(), conv.weight))
-
-    bias: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         spread = self.spread(x)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from densekit.blocks.dense import DenseBlock
 from densekit.blocks.inference.convs import PlannedConv
 from densekit.blocks.inference.planned import Packed, Planned, affine, is_affine, per_map
-from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain, is_chain_faster, without_border
+from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, is_chain_faster, without_border
 from densekit.blocks.kernels import bottleneck_forward
 from densekit.blocks.layers import BasicLayer, BottleneckLayer, ConvLayer
 from densekit.blocks.residual import ResidualDenseBlock
@@ -224,12 +224,12 @@ class SplitBlock(Packed):
 
     @cached_property
     def gain(self) -> float:
-        """By Winograd's algorithm; 0 where that is for other convolutions."""
+        """What `gain_of` says of the chain; 0 where Winograd's algorithm is not for its convolutions."""
         chain = self.chain()
         if not all(part.is_plain_3x3 for conv in chain for part in conv.each()):
             return 0.0
         widths = [len(next(conv.each()).bias) for conv in chain]
-        return gain([self.in_channels, *widths[:-1]], widths)
+        return gain_of([self.in_channels, *widths[:-1]], widths)
 
     def chained(self, x: Tensor) -> Tensor | None:
         """Returns the input and what each one of the chain gives, with a border; None where plain sums are faster."""
@@ -254,13 +254,12 @@ class SplitResidual(SplitBlock):
     def __init__(self, block: ResidualDenseBlock) -> None:
         super().__init__(block.dense)
         self.fusion: SplitConv = SplitConv(block.fusion, self.sizes(len(self.layers)), scale=block.residual_scale)
-        self.ends_chain: bool = block.fusion.kernel_size[0] > 1  # else it follows the chain, as one convolution
-        self.whole: SplitConv | None = None
-        if not self.ends_chain:
+        self.whole: SplitConv | None = None  # the fusion in one, behind a chain that it is no part of
+        if block.fusion.kernel_size[0] == 1:
             self.whole = SplitConv(block.fusion, [block.fusion.in_channels], scale=block.residual_scale)
 
     def chain(self) -> list[SplitConv]:
-        return [*super().chain(), self.fusion] if self.ends_chain else super().chain()
+        return [*super().chain(), self.fusion] if self.whole is None else super().chain()
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         maps = self.chained(x)

@@ -11,7 +11,7 @@ from densekit.errors import ConfigError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Constants = TypeVar("Constants")
-KINDS = 4  # of maps that constants are kept for; tiles in a row of an image are of three
+KINDS = 4  # of maps that constants are kept for: a row of tiles has its first, its last, and two widths between
 
 
 class Planned(nn.Module):

@@ -163,7 +163,7 @@ class Sweep:
         return self.maps.as_strided(shape, stride, self.maps.storage_offset() + corner)
 
 
-def gain(read: Sequence[int], made: Sequence[int]) -> float:
+def gain_of(read: Sequence[int], made: Sequence[int]) -> float:
     """Returns the products of a plain sum, in ninths, for each number that a chain transforms.
 
     Args:
