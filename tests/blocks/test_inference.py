@@ -253,6 +253,64 @@ def test_weights_are_laid_out_once_for_each_of_the_last_four_sizes_of_maps():
     assert packings.shapes == [*sizes, fifth, sizes[0]]
 
 
+class Operators(TorchDispatchMode):
+    """The operators that compute convolutions, in the order in which they are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.partition(".")[0]
+        if name == "addmm" or ("conv" in name and "weight" not in name):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
+@pytest.mark.parametrize(
+    ("conv", "size", "expected"),
+    [
+        (nn.Conv2d(5, 48, 1), (1, 5, 64, 64), "addmm"),
+        (nn.Conv2d(5, 50, 1, bias=False), (2, 5, 7, 9), "addmm"),
+        (nn.Conv2d(5, 48, 1), (1, 5, 64, 65), "_convolution_pointwise"),
+        (nn.Conv2d(5, 47, 1), (1, 5, 64, 64), "_convolution_pointwise"),
+        (nn.Conv2d(5, 48, 1, stride=2), (1, 5, 16, 16), "_convolution_pointwise"),
+        (nn.Conv2d(6, 48, 1, groups=2), (1, 6, 16, 16), "_convolution_pointwise"),
+        (nn.Conv2d(5, 48, 1, padding=1), (1, 5, 16, 16), "_convolution_pointwise"),
+        (nn.Conv2d(5, 64, 3, padding=1), (1, 5, 8, 8), "conv2d"),
+        (nn.Conv2d(5, 13, 3, padding=1, bias=False), (1, 5, 1, 1), "conv2d"),
+        (nn.Conv2d(5, 64, 3, padding=1), (2, 5, 4, 4), "_convolution_pointwise"),
+        (nn.Conv2d(5, 64, 3, padding=1, stride=2), (1, 5, 8, 8), "_convolution_pointwise"),
+        (nn.Conv2d(5, 64, 3, padding=2, dilation=2), (1, 5, 8, 8), "_convolution_pointwise"),
+        (nn.Conv2d(5, 64, 3, padding=1), (1, 5, 8, 9), "_convolution_pointwise"),
+        (nn.Conv2d(5, 65, 3, padding=1), (1, 5, 8, 8), "_convolution_pointwise"),
+    ],
+)
+@pytest.mark.parametrize("act", [nn.Identity, nn.ReLU])
+def test_of_few_pixels_a_convolution_is_a_product_or_torchs_own(monkeypatch, conv, size, expected, act):
+    monkeypatch.setattr(convs, "has_fast_products", lambda: True)
+    net = shaken(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), act()))
+    x = torch.randn(size)
+    ready = optimize(net)
+    with Operators() as operators:
+        found = ready(x)
+    assert operators.names == [expected]
+    torch.testing.assert_close(found, net(x), rtol=1e-5, atol=1e-5)
+    assert found.stride(1) == 1, "channels last"
+
+
+@pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
+def test_the_way_is_chosen_anew_for_other_maps(monkeypatch):
+    monkeypatch.setattr(convs, "has_fast_products", lambda: True)
+    ready = optimize(nn.Conv2d(5, 48, 1).eval())
+    small, large = torch.randn(1, 5, 8, 8), torch.randn(1, 5, 64, 65)
+    with Operators() as operators:
+        for x in (small, large, small, small.double()):
+            ready.to(x.dtype)(x)
+    assert operators.names == ["addmm", "_convolution_pointwise", "addmm", "conv2d"]
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
 )

@@ -9,7 +9,14 @@ from torch import nn
 
 from densekit.blocks import ConvLayer, DenseBlock, ResidualDenseBlock, optimize
 from densekit.blocks.inference import winograd
-from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, is_chain_faster, without_border
+from densekit.blocks.inference.winograd import (
+    Kernels,
+    WinogradChain,
+    gain_of,
+    is_chain_faster,
+    transformed,
+    without_border,
+)
 from densekit.blocks.layers import leaky_relu
 from densekit.memory import LiveBytes, activation_bytes_per_pixel
 
@@ -112,7 +119,7 @@ def test_a_dense_block_gives_the_same(always, threads, only_new, act):
     ready = optimize(block)
     x = torch.randn(2, 6, 21, 30)
     found, expected = ready(x, only_new=only_new), block.double()(x.double(), only_new=only_new)
-    assert ready.packed("chain", list)
+    assert ready._chain
     assert error(found, expected) <= 2e-6
 
 
@@ -127,13 +134,13 @@ def test_a_residual_block_gives_the_same(always, threads, fusion_size):
         assert error(found, block.double()(x.double())) <= 2e-6
         assert found.is_contiguous(memory_format=torch.channels_last)
         block.float()
-    assert ready.packed("chain", list)
+    assert ready._chain
 
 
 def test_what_a_chain_keeps_is_not_counted_as_memory_for_pixels(always):
     ready = optimize(DenseBlock(3, 2, 5, lambda channels: ConvLayer(channels, 5)).eval())
     first = activation_bytes_per_pixel(ready)
-    assert ready.packed("chain", list)
+    assert ready._chain
     assert activation_bytes_per_pixel(ready) == first
 
 
@@ -143,9 +150,18 @@ def test_a_single_convolution_gives_the_same(always):
     x = torch.randn(2, 5, 17, 26)
     ready = optimize(net)
     found = ready(x)
-    assert ready[0].packed("chain", list)
+    assert ready[0]._chain
     assert error(found, net.double()(x.double())) <= 2e-6
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_kernels_are_transformed_once_for_all_sizes(always, monkeypatch):
+    calls = []
+    monkeypatch.setattr(winograd, "transformed", lambda weight: calls.append(weight) or transformed(weight))
+    ready = optimize(nn.Conv2d(5, 7, 3, padding=1).eval())
+    for side in range(8, 18):
+        ready(torch.randn(1, 5, side, side))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(

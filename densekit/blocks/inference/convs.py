@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -9,17 +10,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densekit.blocks.inference.planned import Packed, Planned, affine, per_map
-from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, is_chain_faster, without_border
+from densekit.blocks.inference.winograd import (
+    Kernels,
+    gain_of,
+    has_fast_products,
+    is_chain_faster,
+    without_border,
+)
 
 LANES = 8  # float32 numbers in a vector register of AVX2
 NARROW, WIDE = 3, 64  # of a narrow convolution: most maps made, fewest maps read for each of these
+SHORT, MANY = 4096, 48  # of a 1x1 convolution as a matrix product: most pixels, fewest maps made
+TINY, FEW = 64, 64  # of a 3x3 convolution of one image by torch's own operator: most pixels, most maps made
+Way = Callable[[Tensor], Tensor]
+Sum = Callable[[Tensor, Tensor], Tensor]
 
 
 class PlannedConv(Packed):
     """A convolution, with the batch norm behind it folded in, and a ReLU or leaky ReLU.
 
-    On CPUs it runs as one operator of oneDNN, on weights in the layout that oneDNN likes best; or, where it is one of
-    many maps by 3x3 and that is faster, by Winograd's algorithm.
+    On CPUs it runs as one operator of oneDNN, on weights in the layout that oneDNN likes best; or by Winograd's
+    algorithm (3x3, many maps), as a matrix product (1x1, few pixels) or by torch's own operator, where that is faster.
 
     Args:
         weight: (C', C / groups, k, k).
@@ -61,6 +72,7 @@ class PlannedConv(Packed):
         # Twelve maps take oneDNN 1.4 times as long as sixteen do (AVX2, 3x3).
         self.spare: int = -len(weight) % LANES if like.groups == 1 and not is_part else 0
         self.is_plain_3x3: bool = self._geometry == ([1, 1], [1, 1], [1, 1], 1) and weight.shape[2:] == (3, 3)
+        self.is_plain_1x1: bool = self._geometry == ([0, 0], [1, 1], [1, 1], 1) and weight.shape[2:] == (1, 1)
         self.gain: float = gain_of([weight.shape[1]], [len(weight)]) if self.is_plain_3x3 else 0.0
 
     @classmethod
@@ -69,28 +81,76 @@ class PlannedConv(Packed):
         return cls(conv.weight, conv.bias, conv, norm=norm, slope=slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_chain_faster(x, self.gain):
-            chain = self.packed("chain", lambda: WinogradChain([Kernels([self.weight], self.bias, self.slope)]))
-            return without_border(chain(x), x)[:, x.shape[1] :].contiguous(memory_format=torch.channels_last)
-        if not uses_onednn(x):
-            return self._activated(self._plain(x))
-        x = x.contiguous(memory_format=torch.channels_last)
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, *self._constants(x, self.spare), *self._geometry, *self._activation, ""
-        )
-        y = y.contiguous(memory_format=torch.channels_last)  # a single map may come in any layout, and so go out
-        return y[:, : len(self.bias)] if self.spare else y
+        return self.packed(x, self.way)(x)
 
     def add_to(self, total: Tensor, x: Tensor) -> Tensor:
         """Adds the convolution of `x` to `total` in place, then applies the activation; returns `total`."""
+        return self.packed(x, self._sum, use="sum")(total, x)
+
+    def kernels(self) -> list[Kernels]:
+        return [Kernels([self.weight], self.bias, self.slope)]
+
+    def way(self, x: Tensor) -> Way:
+        """Returns the fastest way for such maps."""
+        if is_chain_faster(x, self.gain):
+            return self._by_chain
+        if self._is_product_faster(x):
+            return self._by_product()
+        if uses_onednn(x) and not self._is_tiny(x):
+            return self._by_onednn(x)
+        return lambda x: self._activated(self._plain(x))
+
+    def _by_chain(self, x: Tensor) -> Tensor:
+        return without_border(self.chain()(x), x)[:, x.shape[1] :].contiguous(memory_format=torch.channels_last)
+
+    def _by_product(self) -> Way:
+        weight, bias = self.weight.flatten(1).t().contiguous(), self.bias
+
+        def run(x: Tensor) -> Tensor:
+            x = x.permute(0, 2, 3, 1)
+            product = self._activated(torch.addmm(bias, x.flatten(0, 2), weight))
+            return product.view(*x.shape[:3], len(bias)).permute(0, 3, 1, 2)
+
+        return run
+
+    def _by_onednn(self, x: Tensor) -> Way:
+        weight, bias = self._constants(x, self.spare)
+        geometry, activation, made = self._geometry, self._activation, len(self.bias)
+        convolve = torch.ops.mkldnn._convolution_pointwise.default
+
+        def run(x: Tensor) -> Tensor:
+            x = x.contiguous(memory_format=torch.channels_last)
+            y: Tensor = convolve(x, weight, bias, *geometry, *activation, "")
+            y = y.contiguous(memory_format=torch.channels_last)  # a single map may come in any layout, and so go out
+            return y[:, :made] if made < y.shape[1] else y
+
+        return run
+
+    def _sum(self, x: Tensor) -> Sum:
+        """Returns how such maps are added."""
         if not uses_onednn(x):
-            return self._activated(total.add_(self._plain(x)))
-        x = x.contiguous(memory_format=torch.channels_last)
-        is_relu = self.slope == 0.0  # the one activation that oneDNN applies to a sum
-        torch.ops.mkldnn._convolution_pointwise_.binary(
-            total, x, *self._constants(x), *self._geometry, "add", 1.0, "relu" if is_relu else None, [], ""
-        )
-        return total if is_relu else self._activated(total)
+            return lambda total, x: self._activated(total.add_(self._plain(x)))
+        constants, geometry, slope = self._constants(x), self._geometry, self.slope
+        relu = "relu" if slope == 0.0 else None  # the one activation that oneDNN applies to a sum
+
+        def run(total: Tensor, x: Tensor) -> Tensor:
+            x = x.contiguous(memory_format=torch.channels_last)
+            torch.ops.mkldnn._convolution_pointwise_.binary(total, x, *constants, *geometry, "add", 1.0, relu, [], "")
+            return total if relu else self._activated(total)
+
+        return run
+
+    # A call of oneDNN's operator takes 40 us and more beside the convolution (AVX2), which is felt where that is short.
+
+    def _is_product_faster(self, x: Tensor) -> bool:
+        """Says whether a 1x1 convolution takes less time as a product: 93 us of 131, of 512 to 128 maps of 7x7."""
+        is_short = pixels(x) <= SHORT and len(self.bias) >= MANY
+        return is_short and self.is_plain_1x1 and uses_onednn(x) and x.dtype == torch.float32 and has_fast_products()
+
+    def _is_tiny(self, x: Tensor) -> bool:
+        """Says whether torch's own 3x3 convolution takes less time: 72 us of 112, of 128 to 32 maps of 7x7."""
+        is_short = pixels(x) <= TINY and len(self.bias) <= FEW
+        return is_short and self.is_plain_3x3 and len(x) == 1 and x.dtype == torch.float32
 
     @property
     def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
@@ -115,13 +175,9 @@ class PlannedConv(Packed):
         For maps of another size it may want another layout, and then reorders weights at each call: that was seen to
         take 2 to 20 times as long as the convolution.
         """
-
-        def pack() -> tuple[Tensor, Tensor]:
-            weight = F.pad(self.weight.contiguous(), (0, 0) * 3 + (0, spare))
-            packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, list(x.shape))
-            return packed, F.pad(self.bias, (0, spare))
-
-        return self.packed(x.shape, pack)
+        weight = F.pad(self.weight.contiguous(), (0, 0) * 3 + (0, spare))
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, list(x.shape))
+        return packed, F.pad(self.bias, (0, spare))
 
 
 class NarrowConv(Planned):
@@ -159,6 +215,11 @@ def is_narrow(conv: nn.Conv2d) -> bool:
     is_plain = (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
     is_same = size % 2 == 1 and size > 1 and conv.kernel_size == (size, size) and conv.padding == (size // 2,) * 2
     return is_plain and is_same and conv.out_channels <= NARROW and conv.in_channels >= WIDE * conv.out_channels
+
+
+def pixels(x: Tensor) -> int:
+    """Returns the pixels of a batch."""
+    return x.shape[0] * x.shape[2] * x.shape[3]
 
 
 def uses_onednn(x: Tensor) -> bool:

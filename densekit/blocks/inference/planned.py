@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeGuard, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from densekit.blocks.inference.winograd import Kernels, WinogradChain
 from densekit.errors import ConfigError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -28,27 +30,47 @@ class Planned(nn.Module):
 
 
 class Packed(Planned):
-    """A part with constants in forms that depend on the maps, worked out when they are first needed."""
+    """A part that runs in one way or another, with constants in other forms, by the maps that come.
+
+    How it does is worked out at the first maps of a kind, so that later ones of the kind cost no decision.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._packed: dict[Hashable, Any] = {}  # never changed, only replaced: threads may share a network
+        self._chain: WinogradChain | None = None  # the same for all kinds
 
-    def packed(self, key: Hashable, make: Callable[[], Constants]) -> Constants:
-        """Returns the constants for a kind of maps; `make` works them out. The last few kinds are remembered."""
+    def packed(self, x: Tensor, make: Callable[[Tensor], Constants], *, use: str = "") -> Constants:
+        """Returns what `make` works out for such maps. The last few kinds are remembered.
+
+        Args:
+            x: maps of the kind.
+            make: is given them.
+            use: which it is, where a part has more than one thing to remember.
+        """
+        key = use, x.shape, x.dtype, x.device.type, torch.get_num_threads()
         known = self._packed
         if key not in known:
-            known = {**dict(list(known.items())[1 - KINDS :]), key: make()}
+            known = {**dict(list(known.items())[1 - KINDS :]), key: make(x)}
             self._packed = known
         constants: Constants = known[key]
         return constants
 
+    def chain(self) -> WinogradChain:
+        """Returns the part as a chain; its kernels are transformed when they are first needed."""
+        chain = self._chain = self._chain or WinogradChain(self.kernels())
+        return chain
+
+    def kernels(self) -> Sequence[Kernels]:
+        """Returns the convolutions of the chain."""
+        raise NotImplementedError
+
     def _apply(self, fn: Any, recurse: bool = True) -> Packed:
-        self._packed = {}
+        self._packed, self._chain = {}, None
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": {}}  # oneDNN's can be neither copied nor pickled
+        return {**self.__dict__, "_packed": {}, "_chain": None}  # oneDNN's weights can be neither copied nor pickled
 
 
 def is_affine(norm: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
