@@ -98,7 +98,7 @@ class RDN(Network):
         self.block_radius: int = max(layer_radii(self.blocks))
         self.tail_radius: int = max(radius([(1, one), *self.tail.steps]), self.skip.radius if self.skip else 0)
         context = max(2, self.block_radius, self.tail_radius)
-        self.demand: Demand = Demand(context, channels=3 * num_features, passes=2 * num_blocks + 2)
+        self.demand: Demand = Demand(context, channels=3 * num_features, passes=num_blocks + 3)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.sfe1(x)
@@ -114,16 +114,17 @@ class RDN(Network):
         """Returns what `forward` does, each block over tiles with its own context alone.
 
         Two maps of features are alive, and a row of tiles: a block's output takes the place of its input, and what the
-        global fusion's 1x1 convolution makes of it is added up. The shallow features are made again at the end.
+        global fusion's 1x1 convolution makes of it is added up, as a matrix product, which needs no memory of its own.
+        The shallow features are made again at the end.
         """
         fusion: Any = self.gff[0]
+        first, *rest = fusion.weight.split(self.sfe2.weight.shape[0], dim=1)
         maps = tiles.map(lambda x: self.sfe2(self.sfe1(x)), 2, x)
-        fused: Tensor | None = None
-        for block, weight in zip(self.blocks, fusion.weight.split(maps.shape[1], dim=1), strict=True):
+        tiles.map(self.blocks[0], self.block_radius, maps, into=maps)
+        fused = tiles.map(partial(F.conv2d, weight=first, bias=fusion.bias), 0, maps)
+        for block, weight in zip(self.blocks[1:], rest, strict=True):
             tiles.map(block, self.block_radius, maps, into=maps)
-            bias = fusion.bias if fused is None else None
-            fused = tiles.map(partial(F.conv2d, weight=weight, bias=bias), 0, maps, onto=fused)
-        assert fused is not None
+            pixels(fused).addmm_(pixels(maps), weight.flatten(1).t())
         del maps
 
         def finish(fused: Tensor, x: Tensor) -> Tensor:
@@ -131,3 +132,8 @@ class RDN(Network):
             return y if self.skip is None else y + self.skip(x)
 
         return tiles.map(finish, self.tail_radius, fused, x, scale=self.scale)
+
+
+def pixels(maps: Tensor) -> Tensor:
+    """Returns a view of maps that are stored channels last, (B, C, H, W), as a matrix of (B H W, C)."""
+    return maps.permute(0, 2, 3, 1).view(-1, maps.shape[1])
