@@ -124,7 +124,7 @@ class RDN(Network):
         fused = tiles.map(partial(F.conv2d, weight=first, bias=fusion.bias), 0, maps)
         for block, weight in zip(self.blocks[1:], rest, strict=True):
             tiles.map(block, self.block_radius, maps, into=maps)
-            pixels(fused).addmm_(pixels(maps), weight.flatten(1).t())
+            as_matrix(fused).addmm_(as_matrix(maps), weight.flatten(1).t())
         del maps
 
         def finish(fused: Tensor, x: Tensor) -> Tensor:
@@ -134,6 +134,6 @@ class RDN(Network):
         return tiles.map(finish, self.tail_radius, fused, x, scale=self.scale)
 
 
-def pixels(maps: Tensor) -> Tensor:
+def as_matrix(maps: Tensor) -> Tensor:
     """Returns a view of maps that are stored channels last, (B, C, H, W), as a matrix of (B H W, C)."""
     return maps.permute(0, 2, 3, 1).view(-1, maps.shape[1])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -251,6 +253,18 @@ def test_weights_are_laid_out_once_for_each_of_the_last_four_sizes_of_maps():
         ready(torch.rand(sizes[1]))
         ready(torch.rand(sizes[0]))
     assert packings.shapes == [*sizes, fifth, sizes[0]]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_memory_is_free_as_soon_as_it_is_dropped(name):
+    ready = optimize(built(name))
+    ready(torch.rand(1, 1 if name == "srdensenet" else 3, 32, 32))
+    kept = [weakref.ref(tensor.untyped_storage()) for tensor in ready.buffers()]
+    gc.disable()  # it would find cycles
+    del ready
+    gone = [storage() is None for storage in kept]
+    gc.enable()
+    assert all(gone)
 
 
 class Operators(TorchDispatchMode):

@@ -91,24 +91,27 @@ class PlannedConv(Packed):
         return [Kernels([self.weight], self.bias, self.slope)]
 
     def way(self, x: Tensor) -> Way:
-        """Returns the fastest way for such maps."""
+        """Returns the fastest way for maps of this shape and type; it holds no reference to this part."""
         if is_chain_faster(x, self.gain):
-            return self._by_chain
+            return self._by_chain()
         if self._is_product_faster(x):
             return self._by_product()
-        if uses_onednn(x) and not self._is_tiny(x):
-            return self._by_onednn(x)
-        return lambda x: self._activated(self._plain(x))
+        return self._by_onednn(x) if uses_onednn(x) and not self._is_tiny(x) else self._by_torch(self.slope)
 
-    def _by_chain(self, x: Tensor) -> Tensor:
-        return without_border(self.chain()(x), x)[:, x.shape[1] :].contiguous(memory_format=torch.channels_last)
+    def _by_chain(self) -> Way:
+        chain = self.chain()
+
+        def run(x: Tensor) -> Tensor:
+            return without_border(chain(x), x)[:, x.shape[1] :].contiguous(memory_format=torch.channels_last)
+
+        return run
 
     def _by_product(self) -> Way:
-        weight, bias = self.weight.flatten(1).t().contiguous(), self.bias
+        weight, bias, slope = self.weight.flatten(1).t().contiguous(), self.bias, self.slope
 
         def run(x: Tensor) -> Tensor:
             x = x.permute(0, 2, 3, 1)
-            product = self._activated(torch.addmm(bias, x.flatten(0, 2), weight))
+            product = activated_(torch.addmm(bias, x.flatten(0, 2), weight), slope)
             return product.view(*x.shape[:3], len(bias)).permute(0, 3, 1, 2)
 
         return run
@@ -126,17 +129,24 @@ class PlannedConv(Packed):
 
         return run
 
+    def _by_torch(self, slope: float | None) -> Way:
+        weight, bias = self.weight, self.bias
+        padding, stride, dilation, groups = self._geometry
+        return lambda x: activated_(F.conv2d(x, weight, bias, stride, padding, dilation, groups), slope)
+
     def _sum(self, x: Tensor) -> Sum:
-        """Returns how such maps are added."""
+        """Returns how the convolution of such maps is added to a total, in place."""
+        slope = self.slope
         if not uses_onednn(x):
-            return lambda total, x: self._activated(total.add_(self._plain(x)))
-        constants, geometry, slope = self._constants(x), self._geometry, self.slope
+            convolve = self._by_torch(None)
+            return lambda total, x: activated_(total.add_(convolve(x)), slope)
+        constants, geometry = self._constants(x), self._geometry
         relu = "relu" if slope == 0.0 else None  # the one activation that oneDNN applies to a sum
 
         def run(total: Tensor, x: Tensor) -> Tensor:
             x = x.contiguous(memory_format=torch.channels_last)
             torch.ops.mkldnn._convolution_pointwise_.binary(total, x, *constants, *geometry, "add", 1.0, relu, [], "")
-            return total if relu else self._activated(total)
+            return total if relu else activated_(total, slope)
 
         return run
 
@@ -162,12 +172,6 @@ class PlannedConv(Packed):
         if self.slope is None:
             return "none", []
         return ("leaky_relu", [self.slope]) if self.slope else ("relu", [])
-
-    def _plain(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def _activated(self, x: Tensor) -> Tensor:
-        return x if self.slope is None else F.leaky_relu_(x, self.slope) if self.slope else F.relu_(x)
 
     def _constants(self, x: Tensor, spare: int = 0) -> tuple[Tensor, Tensor]:
         """Returns weights as oneDNN wants them for such maps, and bias, for `spare` maps more.
@@ -215,6 +219,11 @@ def is_narrow(conv: nn.Conv2d) -> bool:
     is_plain = (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
     is_same = size % 2 == 1 and size > 1 and conv.kernel_size == (size, size) and conv.padding == (size // 2,) * 2
     return is_plain and is_same and conv.out_channels <= NARROW and conv.in_channels >= WIDE * conv.out_channels
+
+
+def activated_(x: Tensor, slope: float | None) -> Tensor:
+    """Applies a leaky ReLU in place, a ReLU where the slope is 0, nothing where it is None; returns `x`."""
+    return x if slope is None else F.leaky_relu_(x, slope) if slope else F.relu_(x)
 
 
 def pixels(x: Tensor) -> int:

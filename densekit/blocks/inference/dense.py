@@ -25,7 +25,18 @@ from densekit.blocks.residual import ResidualDenseBlock
 Into = Callable[[Tensor, int], None]
 
 
-class Rectified(Planned):
+class Activation(Planned):
+    """relu(norm(x))."""
+
+    def way(self, x: Tensor) -> Way:
+        """Returns what does it to maps of this shape and type."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.way(x)(x)
+
+
+class Rectified(Activation):
     """relu(norm(x)), in one pass as a clamp where a 1x1 convolution follows, which takes the rest over.
 
     For a > 0, relu(a x + b) = a max(x, -b / a) + b; for a < 0, a min(x, -b / a) + b. Only a 1x1 convolution can take
@@ -52,7 +63,6 @@ class Rectified(Planned):
         self.register_buffer("high", per_map(high, like))
 
     def way(self, x: Tensor) -> Way:
-        """Returns what does it to such maps."""
         low, high = self.low, self.high
         return lambda x: torch.clamp(x, low, high)
 
@@ -65,7 +75,7 @@ class Rectified(Planned):
         return weight * self.scale.view(1, -1, 1, 1), bias
 
 
-class Activated(Planned):
+class Activated(Activation):
     """relu(norm(x)), for convolutions of any size."""
 
     scale: Tensor
@@ -80,28 +90,29 @@ class Activated(Planned):
         self.register_buffer("shift", per_map(shift, like))
 
     def way(self, x: Tensor) -> Way:
-        """Returns what does it to such maps."""
         scale, shift = self.scale, self.shift
         return lambda x: torch.addcmul(shift, x, scale).relu_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.way(x)(x)
 
 
 class PlannedLayer(Planned):
     """A layer that reads the maps before it in a block's buffer and writes its own behind them."""
 
-    def __init__(self, *stages: Rectified | Activated | PlannedConv) -> None:
+    def __init__(self, *stages: Activation | PlannedConv) -> None:
         super().__init__()
         self.stages: nn.ModuleList = nn.ModuleList(stages)
 
     def into(self, maps: Tensor) -> Into:
-        """Returns what fills the channels of a buffer behind the first ones, which it reads; they are like `maps`."""
+        """Returns what fills the channels of a buffer behind the first ones, which it reads.
+
+        Args:
+            maps: of the shape and type of those it reads.
+        """
         ways = []
         for stage in self.stages:
-            assert isinstance(stage, Rectified | Activated | PlannedConv)
+            assert isinstance(stage, Activation | PlannedConv)
             ways.append(stage.way(maps))
-            maps = ways[-1](maps)
+            if isinstance(stage, PlannedConv):
+                maps = maps[:, :1].expand(-1, len(stage.bias), -1, -1)
 
         def run(buffer: Tensor, end: int) -> None:
             maps = buffer[:, :end]
@@ -129,7 +140,7 @@ class KernelLayer(Planned):
         self.dilation: int = int(layer.conv2.dilation[0])
 
     def into(self, maps: Tensor) -> Into:
-        """Returns what fills the channels of a buffer behind the first ones, which it reads."""
+        """Returns what fills the channels of a buffer behind the first ones, which it reads, as `PlannedLayer.into`."""
         (a, b, bias), weight1, weight2, dilation = self.vectors, self.weight1, self.weight2, self.dilation
 
         def run(buffer: Tensor, end: int) -> None:
@@ -182,7 +193,6 @@ class BufferedBlock(Packed):
 
     def fills(self, buffer: Tensor) -> list[Into]:
         """Returns what each layer does to such a buffer."""
-        buffer = torch.zeros_like(buffer)
         layers = [layer for layer in self.layers if isinstance(layer, PlannedLayer | KernelLayer)]
         return [layer.into(buffer[:, :end]) for layer, end in zip(layers, self.ends(), strict=True)]
 
