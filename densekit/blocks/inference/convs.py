@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from densekit.blocks.inference.planned import Packed, Planned, affine, per_map
 from densekit.blocks.inference.winograd import (
     Kernels,
+    WinogradChain,
     gain_of,
     has_fast_products,
     is_chain_faster,
@@ -35,7 +36,7 @@ class PlannedConv(Packed):
     Args:
         weight: (C', C / groups, k, k).
         bias: (C',) or None.
-        like: the convolution whose type, stride, padding, dilation and groups it has.
+        like: the convolution, planned or not, whose type, stride, padding, dilation and groups it has.
         norm: of the convolution's result.
         slope: of a leaky ReLU at the end, 0 for a ReLU; None where there is none.
         is_part: whether it is a part of a sum, to which others are added in place.
@@ -50,7 +51,7 @@ class PlannedConv(Packed):
         self,
         weight: Tensor,
         bias: Tensor | None,
-        like: nn.Conv2d,
+        like: nn.Conv2d | PlannedConv,
         *,
         norm: nn.BatchNorm2d | None = None,
         slope: float | None = None,
@@ -87,9 +88,6 @@ class PlannedConv(Packed):
         """Adds the convolution of `x` to `total` in place, then applies the activation; returns `total`."""
         return self.packed(x, self._sum, use="sum")(total, x)
 
-    def kernels(self) -> list[Kernels]:
-        return [Kernels([self.weight], self.bias, self.slope)]
-
     def way(self, x: Tensor) -> Way:
         """Returns the fastest way for maps of this shape and type; it holds no reference to this part."""
         if is_chain_faster(x, self.gain):
@@ -99,7 +97,7 @@ class PlannedConv(Packed):
         return self._by_onednn(x) if uses_onednn(x) and not self._is_tiny(x) else self._by_torch(self.slope)
 
     def _by_chain(self) -> Way:
-        chain = self.chain()
+        chain = self.common("chain", lambda: WinogradChain([Kernels([self.weight], self.bias, self.slope)]))
 
         def run(x: Tensor) -> Tensor:
             return without_border(chain(x), x)[:, x.shape[1] :].contiguous(memory_format=torch.channels_last)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from densekit.blocks.dense import DenseBlock
 from densekit.blocks.inference.convs import PlannedConv, Way
 from densekit.blocks.inference.planned import Packed, Planned, affine, is_affine, per_map
-from densekit.blocks.inference.winograd import Kernels, gain_of, is_chain_faster, without_border
+from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, is_chain_faster, without_border
 from densekit.blocks.kernels import bottleneck_forward
 from densekit.blocks.layers import BasicLayer, BottleneckLayer, ConvLayer
 from densekit.blocks.residual import ResidualDenseBlock
@@ -197,8 +197,8 @@ class BufferedBlock(Packed):
         return [layer.into(buffer[:, :end]) for layer, end in zip(layers, self.ends(), strict=True)]
 
 
-class SplitConv(Planned):
-    """A convolution of maps that come in parts, as the sum of its parts.
+class SplitConv(PlannedConv):
+    """A convolution of maps that may come in parts, as the sum of its parts.
 
     Args:
         conv: of all maps.
@@ -210,32 +210,27 @@ class SplitConv(Planned):
     def __init__(
         self, conv: nn.Conv2d, sizes: Sequence[int], *, slope: float | None = None, scale: float = 1.0
     ) -> None:
-        super().__init__()
-        weights = torch.split(conv.weight.detach() * scale, list(sizes), dim=1)
         bias = None if conv.bias is None else conv.bias.detach() * scale
-        last = len(weights) - 1
-        self.parts: nn.ModuleList = nn.ModuleList(
-            PlannedConv(weight, None if i else bias, conv, slope=slope if i == last else None, is_part=True)
-            for i, weight in enumerate(weights)
-        )
+        super().__init__(conv.weight.detach() * scale, bias, conv, slope=slope)
+        self.sizes: list[int] = list(sizes)
 
-    def forward(self, inputs: Sequence[Tensor], total: Tensor | None = None) -> Tensor:
+    def add_up(self, inputs: Sequence[Tensor], total: Tensor | None = None) -> Tensor:
         """Returns the convolution of the parts, added to `total`, in place, if there is one."""
-        for part, x in zip(self.each(), inputs, strict=True):
+        for part, x in zip(self.common("parts", self._parts), inputs, strict=True):
             total = part(x) if total is None else part.add_to(total, x)
         assert total is not None
         return total
 
-    def each(self) -> Iterator[PlannedConv]:
-        """Yields the convolutions of the parts."""
-        for part in self.parts:
-            assert isinstance(part, PlannedConv)
-            yield part
+    def weights(self) -> tuple[Tensor, ...]:
+        """Returns the weights of the parts."""
+        return torch.split(self.weight, self.sizes, dim=1)
 
-    def kernels(self) -> Kernels:
-        """Returns the convolution as one of a chain."""
-        parts = list(self.each())
-        return Kernels([part.weight for part in parts], parts[0].bias, parts[-1].slope)
+    def _parts(self) -> list[PlannedConv]:
+        last = len(self.sizes) - 1
+        return [
+            PlannedConv(weight, None if i else self.bias, self, slope=self.slope if i == last else None, is_part=True)
+            for i, weight in enumerate(self.weights())
+        ]
 
 
 class SplitBlock(Packed):
@@ -261,30 +256,32 @@ class SplitBlock(Packed):
         """Returns the block's input and what each layer makes."""
         features = [x]
         for layer in self.layers:
-            features.append(layer(features))
+            assert isinstance(layer, SplitConv)
+            features.append(layer.add_up(features))
         return features
 
     def links(self) -> list[SplitConv]:
         """Returns the convolutions that can run as a chain."""
         return [conv for conv in self.layers if isinstance(conv, SplitConv)]
 
-    def kernels(self) -> list[Kernels]:
-        return [conv.kernels() for conv in self.links()]
-
     @cached_property
     def gain(self) -> float:
         """What `gain_of` says of the chain; 0 where Winograd's algorithm is not for its convolutions."""
         chain = self.links()
-        if not all(part.is_plain_3x3 for conv in chain for part in conv.each()):
+        if not all(conv.is_plain_3x3 for conv in chain):
             return 0.0
-        widths = [len(next(conv.each()).bias) for conv in chain]
+        widths = [len(conv.bias) for conv in chain]
         return gain_of([self.in_channels, *widths[:-1]], widths)
 
     def chained(self, x: Tensor) -> Tensor | None:
         """Returns the input and what each one of the chain gives, with a border; None where plain sums are faster."""
         if not is_chain_faster(x, self.gain):
             return None
-        return self.chain()(x)
+        chain = self.common("chain", self._chain)
+        return chain(x)
+
+    def _chain(self) -> WinogradChain:
+        return WinogradChain([Kernels(conv.weights(), conv.bias, conv.slope) for conv in self.links()])
 
     def forward(self, *inputs: Tensor, only_new: bool = False) -> Tensor:
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
@@ -303,18 +300,15 @@ class SplitResidual(SplitBlock):
     def __init__(self, block: ResidualDenseBlock) -> None:
         super().__init__(block.dense)
         self.fusion: SplitConv = SplitConv(block.fusion, self.sizes(len(self.layers)), scale=block.residual_scale)
-        self.whole: SplitConv | None = None  # the fusion in one, behind a chain that it is no part of
-        if block.fusion.kernel_size[0] == 1:
-            self.whole = SplitConv(block.fusion, [block.fusion.in_channels], scale=block.residual_scale)
 
     def links(self) -> list[SplitConv]:
-        return [*super().links(), self.fusion] if self.whole is None else super().links()
+        return [*super().links(), self.fusion] if self.fusion.is_plain_3x3 else super().links()
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         maps = self.chained(x)
         if maps is None:
-            return self.fusion(self.parts(x), x.clone(memory_format=torch.channels_last))
-        maps = maps[:, -x.shape[1] :] if self.whole is None else self.whole([maps])
+            return self.fusion.add_up(self.parts(x), x.clone(memory_format=torch.channels_last))
+        maps = maps[:, -x.shape[1] :] if self.fusion.is_plain_3x3 else self.fusion(maps)
         return without_border(maps, x) + x
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from densekit.blocks.inference.winograd import Kernels, WinogradChain
 from densekit.errors import ConfigError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -37,8 +36,9 @@ class Packed(Planned):
 
     def __init__(self) -> None:
         super().__init__()
-        self._packed: dict[Hashable, Any] = {}  # never changed, only replaced: threads may share a network
-        self._chain: WinogradChain | None = None  # the same for all kinds
+        # Never changed, only replaced: threads may share a network.
+        self._packed: dict[Hashable, Any] = {}  # for each kind
+        self._common: dict[str, Any] = {}  # for all of them
 
     def packed(self, x: Tensor, make: Callable[[Tensor], Constants], *, use: str = "") -> Constants:
         """Returns what `make` works out for such maps. The last few kinds are remembered.
@@ -56,21 +56,19 @@ class Packed(Planned):
         constants: Constants = known[key]
         return constants
 
-    def chain(self) -> WinogradChain:
-        """Returns the part as a chain; its kernels are transformed when they are first needed."""
-        chain = self._chain = self._chain or WinogradChain(self.kernels())
-        return chain
-
-    def kernels(self) -> Sequence[Kernels]:
-        """Returns the convolutions of the chain."""
-        raise NotImplementedError
+    def common(self, name: str, make: Callable[[], Constants]) -> Constants:
+        """Returns what `make` works out when it is first needed, whatever the maps."""
+        if name not in self._common:
+            self._common = {**self._common, name: make()}
+        constants: Constants = self._common[name]
+        return constants
 
     def _apply(self, fn: Any, recurse: bool = True) -> Packed:
-        self._packed, self._chain = {}, None
+        self._packed, self._common = {}, {}
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": {}, "_chain": None}  # oneDNN's weights can be neither copied nor pickled
+        return {**self.__dict__, "_packed": {}, "_common": {}}  # oneDNN's weights can be neither copied nor pickled
 
 
 def is_affine(norm: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
