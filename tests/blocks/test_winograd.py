@@ -119,7 +119,7 @@ def test_a_dense_block_gives_the_same(always, threads, only_new, act):
     ready = optimize(block)
     x = torch.randn(2, 6, 21, 30)
     found, expected = ready(x, only_new=only_new), block.double()(x.double(), only_new=only_new)
-    assert ready._common
+    assert "chain" in ready._common
     assert error(found, expected) <= 2e-6
 
 
@@ -134,13 +134,13 @@ def test_a_residual_block_gives_the_same(always, threads, fusion_size):
         assert error(found, block.double()(x.double())) <= 2e-6
         assert found.is_contiguous(memory_format=torch.channels_last)
         block.float()
-    assert ready._common
+    assert "chain" in ready._common
 
 
 def test_what_a_chain_keeps_is_not_counted_as_memory_for_pixels(always):
     ready = optimize(DenseBlock(3, 2, 5, lambda channels: ConvLayer(channels, 5)).eval())
     first = activation_bytes_per_pixel(ready)
-    assert ready._common
+    assert "chain" in ready._common
     assert activation_bytes_per_pixel(ready) == first
 
 
@@ -150,7 +150,7 @@ def test_a_single_convolution_gives_the_same(always):
     x = torch.randn(2, 5, 17, 26)
     ready = optimize(net)
     found = ready(x)
-    assert ready[0]._common
+    assert "chain" in ready[0]._common
     assert error(found, net.double()(x.double())) <= 2e-6
     assert found.is_contiguous(memory_format=torch.channels_last)
 
