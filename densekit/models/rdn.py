@@ -121,6 +121,7 @@ class RDN(Network):
         first, *rest = fusion.weight.split(self.sfe2.weight.shape[0], dim=1)
         maps = tiles.map(lambda x: self.sfe2(self.sfe1(x)), 2, x)
         tiles.map(self.blocks[0], self.block_radius, maps, into=maps)
+        # The first share tile by tile: so the map that it makes is allocated where running out of memory is handled.
         fused = tiles.map(partial(F.conv2d, weight=first, bias=fusion.bias), 0, maps)
         for block, weight in zip(self.blocks[1:], rest, strict=True):
             tiles.map(block, self.block_radius, maps, into=maps)

@@ -315,6 +315,17 @@ def test_of_few_pixels_a_convolution_is_a_product_or_torchs_own(monkeypatch, con
 
 
 @pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
+def test_a_product_keeps_one_form_of_its_weights_for_all_sizes(monkeypatch):
+    monkeypatch.setattr(convs, "has_fast_products", lambda: True)
+    ready = optimize(nn.Conv2d(5, 48, 1).eval())
+    forms = []
+    for side in range(4, 12):
+        ready(torch.randn(1, 5, side, side))
+        forms.append(ready._common["transposed"])
+    assert all(form is forms[0] for form in forms)
+
+
+@pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
 def test_the_way_is_chosen_anew_for_other_maps(monkeypatch):
     monkeypatch.setattr(convs, "has_fast_products", lambda: True)
     ready = optimize(nn.Conv2d(5, 48, 1).eval())

@@ -105,7 +105,8 @@ class PlannedConv(Packed):
         return run
 
     def _by_product(self) -> Way:
-        weight, bias, slope = self.weight.flatten(1).t().contiguous(), self.bias, self.slope
+        weight = self.common("transposed", lambda: self.weight.flatten(1).t().contiguous())
+        bias, slope = self.bias, self.slope
 
         def run(x: Tensor) -> Tensor:
             x = x.permute(0, 2, 3, 1)

@@ -58,9 +58,10 @@ class Packed(Planned):
 
     def common(self, name: str, make: Callable[[], Constants]) -> Constants:
         """Returns what `make` works out when it is first needed, whatever the maps."""
-        if name not in self._common:
-            self._common = {**self._common, name: make()}
-        constants: Constants = self._common[name]
+        known = self._common
+        if name not in known:
+            known = self._common = {**known, name: make()}
+        constants: Constants = known[name]
         return constants
 
     def _apply(self, fn: Any, recurse: bool = True) -> Packed:
