@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from densekit import create_encoder, create_model
 from densekit.blocks import BasicLayer, BottleneckLayer, ConvLayer, DenseBlock, ResidualDenseBlock, optimize, set_memory
-from densekit.blocks.inference import convs
-from densekit.blocks.inference.dense import BufferedBlock, KernelLayer, SplitBlock
+from densekit.blocks.inference import convs, cpu, split
+from densekit.blocks.inference.buffered import BufferedBlock, KernelLayer
+from densekit.blocks.inference.split import SplitBlock
 from densekit.blocks.layers import leaky_relu
 from densekit.errors import CheckpointError, ConfigError
 
@@ -124,20 +125,27 @@ def test_a_decoder_of_another_library_gives_the_same():
     shape=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12)),
     layers=st.integers(1, 4),
     growth_rate=st.integers(1, 9),
-    kind=st.sampled_from(["bottleneck", "dilated", "basic", "conv", "leaky"]),
+    kind=st.sampled_from(["bottleneck", "dilated", "basic", "basic dilated", "conv", "leaky"]),
     only_new=st.booleans(),
+    positive=st.booleans(),
+    together=st.booleans(),
 )
-def test_any_block_of_any_size_gives_the_same(shape, layers, growth_rate, kind, only_new):
+def test_any_block_of_any_size_gives_the_same(shape, layers, growth_rate, kind, only_new, positive, together):
     make = {
         "bottleneck": lambda c: BottleneckLayer(c, growth_rate),
         "dilated": lambda c: BottleneckLayer(c, growth_rate, dilation=2),
         "basic": lambda c: BasicLayer(c, growth_rate, bias=True),
+        "basic dilated": lambda c: BasicLayer(c, growth_rate, dilation=3),
         "conv": lambda c: ConvLayer(c, growth_rate),
         "leaky": lambda c: ConvLayer(c, growth_rate, leaky_relu),
     }[kind]
     torch.manual_seed(0)
-    with torch.inference_mode():
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "TOGETHER", split.TOGETHER * together)
         block = shaken(DenseBlock(shape[1], layers, growth_rate, make))
+        for norm in block.modules():
+            if positive and isinstance(norm, nn.BatchNorm2d):
+                norm.weight.abs_()
         ready = optimize(block)
         assert type(ready) is (SplitBlock if kind in ("conv", "leaky") else BufferedBlock)
         x = torch.randn(shape)
@@ -168,15 +176,30 @@ def test_several_inputs_are_put_together():
 
 @pytest.mark.parametrize("weight", [0.0, -0.0, 1e-30, -1e-30, 1e-45, -2.0, 3.0])
 @pytest.mark.parametrize("bias", [0.0, -1.0, 1.0, 1e-38])
-def test_a_norm_of_any_scale_before_a_1x1_convolution_gives_the_same(weight, bias):
+@pytest.mark.parametrize("kind", [BottleneckLayer, BasicLayer])
+def test_a_norm_of_any_scale_gives_the_same(weight, bias, kind):
     torch.manual_seed(0)
-    block = DenseBlock(4, 1, 3, lambda c: BottleneckLayer(c, 3)).eval()
+    block = DenseBlock(4, 1, 3, lambda c: kind(c, 3)).eval()
     block.denselayer1.norm1.weight[1] = weight
     block.denselayer1.norm1.bias[1] = bias
     x = torch.randn(1, 4, 6, 6)
     found = optimize(block)(x)
     assert found.isfinite().all()
     torch.testing.assert_close(found, block(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("kind", [BottleneckLayer, BasicLayer])
+def test_in_bfloat16_a_block_loses_no_more_than_the_modules_do(kind, positive):
+    block = shaken(DenseBlock(24, 4, 8, lambda c: kind(c, 8)))
+    for norm in block.modules():
+        if positive and isinstance(norm, nn.BatchNorm2d):
+            norm.weight.abs_()
+    x = torch.randn(1, 24, 20, 20)
+    expected = block(x)
+    found = optimize(block).to(torch.bfloat16)(x.bfloat16()).float() - expected
+    plain = copy.deepcopy(block).to(torch.bfloat16)(x.bfloat16()).float() - expected
+    assert found.square().mean() <= 1.5**2 * plain.square().mean()
 
 
 def test_the_network_itself_stays_as_it_is():
@@ -240,7 +263,7 @@ class Packings(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
+@pytest.mark.skipif(not cpu.onednn_types(), reason="torch without oneDNN")
 def test_weights_are_laid_out_once_for_each_of_the_last_four_sizes_of_maps():
     ready = optimize(nn.Conv2d(3, 8, 3, padding=1).eval())
     sizes = [(1, 3, side, 16) for side in (16, 24, 32, 40)]
@@ -267,6 +290,13 @@ def test_its_memory_is_free_as_soon_as_it_is_dropped(name):
     assert all(gone)
 
 
+def has_avx2(monkeypatch):
+    """Sets the limits that hold there."""
+    monkeypatch.setattr(convs, "has_fast_products", lambda: True)
+    monkeypatch.setattr(convs, "SHORT", 4096)
+    monkeypatch.setattr(convs, "TINY", 64)
+
+
 class Operators(TorchDispatchMode):
     """The operators that compute convolutions, in the order in which they are called."""
 
@@ -281,7 +311,7 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
+@pytest.mark.skipif(not cpu.onednn_types(), reason="torch without oneDNN")
 @pytest.mark.parametrize(
     ("conv", "size", "expected"),
     [
@@ -303,7 +333,7 @@ class Operators(TorchDispatchMode):
 )
 @pytest.mark.parametrize("act", [nn.Identity, nn.ReLU])
 def test_of_few_pixels_a_convolution_is_a_product_or_torchs_own(monkeypatch, conv, size, expected, act):
-    monkeypatch.setattr(convs, "has_fast_products", lambda: True)
+    has_avx2(monkeypatch)
     net = shaken(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), act()))
     x = torch.randn(size)
     ready = optimize(net)
@@ -314,9 +344,9 @@ def test_of_few_pixels_a_convolution_is_a_product_or_torchs_own(monkeypatch, con
     assert found.stride(1) == 1, "channels last"
 
 
-@pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
+@pytest.mark.skipif(not cpu.onednn_types(), reason="torch without oneDNN")
 def test_a_product_keeps_one_form_of_its_weights_for_all_sizes(monkeypatch):
-    monkeypatch.setattr(convs, "has_fast_products", lambda: True)
+    has_avx2(monkeypatch)
     ready = optimize(nn.Conv2d(5, 48, 1).eval())
     forms = []
     for side in range(4, 12):
@@ -325,9 +355,9 @@ def test_a_product_keeps_one_form_of_its_weights_for_all_sizes(monkeypatch):
     assert all(form is forms[0] for form in forms)
 
 
-@pytest.mark.skipif(not convs.onednn_types(), reason="torch without oneDNN")
+@pytest.mark.skipif(not cpu.onednn_types(), reason="torch without oneDNN")
 def test_the_way_is_chosen_anew_for_other_maps(monkeypatch):
-    monkeypatch.setattr(convs, "has_fast_products", lambda: True)
+    has_avx2(monkeypatch)
     ready = optimize(nn.Conv2d(5, 48, 1).eval())
     small, large = torch.randn(1, 5, 8, 8), torch.randn(1, 5, 64, 65)
     with Operators() as operators:
@@ -361,7 +391,7 @@ def test_a_convolution_to_a_few_maps_of_another_kind_runs_as_it_is(options):
 
 
 def test_without_onednns_operators_the_result_is_the_same(monkeypatch):
-    monkeypatch.setattr(convs, "onednn_types", tuple)
+    monkeypatch.setattr(cpu, "onednn_types", tuple)
     for name in NETWORKS:
         net = built(name)
         x = torch.rand(1, 1 if name == "srdensenet" else 3, 32, 32)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densekit.blocks.inference.cpu import has_fast_products, uses_onednn
 from densekit.blocks.inference.planned import Packed, Planned, affine, per_map
-from densekit.blocks.inference.winograd import (
-    Kernels,
-    WinogradChain,
-    gain_of,
-    has_fast_products,
-    is_chain_faster,
-    without_border,
-)
+from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, is_chain_faster, without_border
 
 LANES = 8  # float32 numbers in a vector register of AVX2
 NARROW, WIDE = 3, 64  # of a narrow convolution: most maps made, fewest maps read for each of these
-SHORT, MANY = 4096, 48  # of a 1x1 convolution as a matrix product: most pixels, fewest maps made
-TINY, FEW = 64, 64  # of a 3x3 convolution of one image by torch's own operator: most pixels, most maps made
+HAS_AVX512: bool = torch.backends.cpu.get_cpu_capability() == "AVX512"
+SHORT, MANY = 64 if HAS_AVX512 else 4096, 48  # of a 1x1 convolution as a product: most pixels, fewest maps made
+TINY, FEW = (
+    16 if HAS_AVX512 else 64,
+    64,
+)  # of a 3x3 convolution of one image by torch's own: most pixels, most maps made
 Way = Callable[[Tensor], Tensor]
 Sum = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,6 +37,7 @@ class PlannedConv(Packed):
         norm: of the convolution's result.
         slope: of a leaky ReLU at the end, 0 for a ReLU; None where there is none.
         is_part: whether it is a part of a sum, to which others are added in place.
+        is_padded: whether the maps come with the border that the convolution would pad with.
 
     Shapes: as the convolution's; on CPUs channels last, or a slice of maps that are.
     """
@@ -56,6 +54,7 @@ class PlannedConv(Packed):
         norm: nn.BatchNorm2d | None = None,
         slope: float | None = None,
         is_part: bool = False,
+        is_padded: bool = False,
     ) -> None:
         super().__init__()
         dtype, weight = like.weight.dtype, weight.detach().double()
@@ -66,7 +65,7 @@ class PlannedConv(Packed):
         self.register_buffer("weight", weight.to(dtype).contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias.to(dtype))
         self.stride: list[int] = [int(number) for number in like.stride]
-        self.padding: list[int] = [int(number) for number in like.padding]
+        self.padding: list[int] = [0 if is_padded else int(number) for number in like.padding]
         self.dilation: list[int] = [int(number) for number in like.dilation]
         self.groups: int = like.groups
         self.slope: float | None = slope
@@ -149,15 +148,15 @@ class PlannedConv(Packed):
 
         return run
 
-    # A call of oneDNN's operator takes 40 us and more beside the convolution (AVX2), which is felt where that is short.
+    # A call of oneDNN's operator takes 20 us (AVX-512) to 40 us (AVX2) beside the convolution, which short ones feel.
 
     def _is_product_faster(self, x: Tensor) -> bool:
-        """Says whether a 1x1 convolution takes less time as a product: 93 us of 131, of 512 to 128 maps of 7x7."""
+        """Says whether a 1x1 convolution takes less time as a product: 93 us of 131, 512 to 128 maps of 7x7, AVX2."""
         is_short = pixels(x) <= SHORT and len(self.bias) >= MANY
         return is_short and self.is_plain_1x1 and uses_onednn(x) and x.dtype == torch.float32 and has_fast_products()
 
     def _is_tiny(self, x: Tensor) -> bool:
-        """Says whether torch's own 3x3 convolution takes less time: 72 us of 112, of 128 to 32 maps of 7x7."""
+        """Says whether torch's own 3x3 convolution takes less time: 72 us of 112, of 128 to 32 maps of 7x7, AVX2."""
         is_short = pixels(x) <= TINY and len(self.bias) <= FEW
         return is_short and self.is_plain_3x3 and len(x) == 1 and x.dtype == torch.float32
 
@@ -228,19 +227,3 @@ def activated_(x: Tensor, slope: float | None) -> Tensor:
 def pixels(x: Tensor) -> int:
     """Returns the pixels of a batch."""
     return x.shape[0] * x.shape[2] * x.shape[3]
-
-
-def uses_onednn(x: Tensor) -> bool:
-    """Says whether torch's fused oneDNN operators run on such maps."""
-    return x.device.type == "cpu" and x.dtype in onednn_types()
-
-
-@cache
-def onednn_types() -> tuple[torch.dtype, ...]:
-    """Returns the types that the operators take on this CPU; none without them: they are not public in torch."""
-    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
-    is_there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not (is_there and all(hasattr(torch.ops.mkldnn, name) for name in names)):
-        return ()
-    knows_bf16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)()
-    return (torch.float32, torch.bfloat16) if knows_bf16 else (torch.float32,)

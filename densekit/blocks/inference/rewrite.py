@@ -11,16 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from densekit.blocks.dense import DenseBlock
+from densekit.blocks.inference.buffered import BufferedBlock, planned_layer
 from densekit.blocks.inference.convs import NarrowConv, PlannedConv, is_narrow
-from densekit.blocks.inference.dense import (
-    Activated,
-    BufferedBlock,
-    SplitBlock,
-    SplitResidual,
-    can_split,
-    planned_layer,
-)
-from densekit.blocks.inference.planned import AnyModule, Planned, is_affine
+from densekit.blocks.inference.planned import AnyModule, Planned, affine, is_affine, per_map
+from densekit.blocks.inference.split import SplitBlock, SplitResidual, can_split
 from densekit.blocks.layers import ConvLayer, Transition
 from densekit.blocks.residual import ResidualDenseBlock
 from densekit.errors import CheckpointError
@@ -102,9 +96,14 @@ def is_plain_conv(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
 class PlannedTransition(Transition, Planned):
     """A transition for prediction; an average pool precedes the convolution, which commutes with it."""
 
+    shift: Tensor
+    factor: Tensor
+
     def __init__(self, transition: Transition) -> None:
         Planned.__init__(self)
-        self.rectify: Activated = Activated(transition.norm)
+        factor, shift = affine(transition.norm)
+        self.register_buffer("factor", per_map(factor, transition.conv.weight))
+        self.register_buffer("shift", per_map(shift, transition.conv.weight))
         self.conv: PlannedConv = PlannedConv.of(transition.conv)  # type: ignore[assignment]
         self.pool: nn.Module = transition.pool
         self.is_pooled_first: bool = isinstance(transition.pool, nn.AvgPool2d)
@@ -115,7 +114,7 @@ class PlannedTransition(Transition, Planned):
         return x, self.reduce(x)
 
     def activate(self, x: Tensor) -> Tensor:
-        return self.rectify(x)
+        return torch.addcmul(self.shift, x, self.factor).relu_()
 
     def reduce(self, x: Tensor) -> Tensor:
         return self.conv(self.pool(x)) if self.is_pooled_first else self.pool(self.conv(x))

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densekit.blocks.inference.cpu import has_fast_products
+
 KERNEL, CORE = 3, 4  # pixels on a side: of the kernel, and of what a window gives
 WINDOW = CORE + KERNEL - 1
-# Infinity is the last one. Errors are as large as those of plain sums; with 0, 1, -1, 2, -2 they are two to four times.
+# Infinity is the last one. Errors are those of plain sums (AVX2) or 1.7 times as large (AVX-512, whose plain sums are
+# better ones); with 0, 1, -1, 2, -2 they are two to four times as large again.
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 PIECE = 144  # windows, about: what is made of them stays in the caches
-# Measured with AVX2. Below, a chain takes as long as plain sums or longer; oneDNN makes more of a second core.
+# Below, a chain takes as long as plain sums or longer; oneDNN makes more of a second core.
 LEAST_GAIN, LEAST_GAIN_SHARED = 45, 60
 FEW = 32  # windows; for fewer, to read transformed kernels, which are four times as large, takes longer than the rest
 
@@ -180,16 +182,6 @@ def is_chain_faster(x: Tensor, gain: float) -> bool:
         return False
     windows = -(-x.shape[2] // CORE) * -(-x.shape[3] // CORE)
     return windows >= FEW and gain >= (LEAST_GAIN if torch.get_num_threads() == 1 else LEAST_GAIN_SHARED)
-
-
-@cache
-def has_fast_products() -> bool:
-    """Says whether matrix products are as fast here as oneDNN's convolutions: MKL's are with AVX2.
-
-    With AVX-512 they have less than half of that speed on AMD's processors; others were not measured.
-    """
-    is_there: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return is_there and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def without_border(maps: Tensor, x: Tensor) -> Tensor:
