@@ -168,6 +168,13 @@ def test_on_a_gpu_a_network_gives_the_same(dtype):
     assert relative(optimize(net).to(dtype)(x.to(dtype)).float(), net(x)) <= 0.05
 
 
+def test_a_block_without_layers_gives_what_it_is_given():
+    ready = optimize(DenseBlock(3, 0, 4, lambda c: BasicLayer(c, 4)).eval())
+    x = torch.randn(1, 3, 5, 6)
+    assert torch.equal(ready(x), x)
+    assert ready(x, only_new=True).shape == (1, 0, 5, 6)
+
+
 def test_several_inputs_are_put_together():
     block = shaken(DenseBlock(7, 2, 4, lambda c: BasicLayer(c, 4)))
     x, skip = torch.randn(1, 3, 6, 5), torch.randn(1, 4, 6, 5)

@@ -200,7 +200,7 @@ class BufferedBlock(Packed):
         torch.cat(inputs, dim=1, out=buffer[:, : self.in_channels])
         fills = self.packed(buffer, self.fills)
         # One for all layers: what glibc's allocator gives for large ones is new memory, page by page, each time.
-        room = x.new_empty(max(size for _, size in fills))
+        room = x.new_empty(max((size for _, size in fills), default=0))
         # No module is called here: in a DenseNet-121 the calls alone were a quarter of the time at 32x32.
         for end, (run, _) in zip(self.ends(), fills, strict=True):
             run(buffer, end, room)
