@@ -45,17 +45,22 @@ def peak_memory(device: torch.device | str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def activation_bytes_per_pixel(module: nn.Module, in_channels: int = 3) -> float:
+def activation_bytes_per_pixel(module: nn.Module, in_channels: int = 3, dtype: torch.dtype | None = None) -> float:
     """Returns the peak of the tensors alive during a forward pass, input and output included, in bytes per input pixel.
 
-    The module runs on a tiny input, on its own device and in its own type and mode, without gradients. Parameters are
-    not counted, nor what the first run works out and keeps, nor what a kernel allocates inside itself.
+    The module runs on a tiny input, on its own device and in its own mode, without gradients. Parameters are not
+    counted, nor what the first run works out and keeps, nor what a kernel allocates inside itself.
+
+    Args:
+        module: maps (B, in_channels, H, W) to tensors.
+        in_channels: of the input.
+        dtype: of the input; by default that of the first weight.
     """
     weight = next(itertools.chain(module.parameters(), module.buffers()))
     multiple_of = getattr(module, "multiple_of", 1)
     size = -(-max(32, getattr(module, "min_size", 1)) // multiple_of) * multiple_of
     owned = [*module.parameters(), *module.buffers()]
-    x = torch.rand(1, in_channels, size, size, device=weight.device, dtype=weight.dtype)
+    x = torch.rand(1, in_channels, size, size, device=weight.device, dtype=dtype or weight.dtype)
     with torch.no_grad():
         module(x)
         with LiveBytes(owned) as live:

@@ -14,7 +14,7 @@ from densekit.blocks import BasicLayer, BottleneckLayer, Chain, DenseBlock, Tran
 from densekit.blocks.layers import check_dropout, layer_radii
 from densekit.errors import ConfigError
 from densekit.models.network import Network
-from densekit.models.statistics import register_statistics
+from densekit.models.statistics import register_statistics, standardized
 
 TAPS = ("act", "raw", "smp")
 
@@ -93,7 +93,7 @@ class DenseNet(Network):
         self.multiple_of: int = reductions[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features((x - self.mean) / self.std)
+        x = self.features(standardized(self, x))
         x = F.adaptive_avg_pool2d(x, (1, 1))
         return self.classifier(x.flatten(1))
 
@@ -187,7 +187,7 @@ class DenseNetEncoder(Network):
         self.multiple_of: int = reductions[-1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return self.features.tapped((x - self.mean) / self.std, self.tap_names)[0]
+        return self.features.tapped(standardized(self, x), self.tap_names)[0]
 
 
 def build_features(

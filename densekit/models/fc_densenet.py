@@ -13,7 +13,7 @@ from densekit.blocks.layers import layer_radii
 from densekit.errors import ConfigError
 from densekit.models.densenet import check_taps
 from densekit.models.network import Network
-from densekit.models.statistics import register_statistics
+from densekit.models.statistics import register_statistics, standardized
 
 
 class FCDenseNet(Network):
@@ -104,7 +104,7 @@ class FCDenseNet(Network):
         return radius(steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv0((x - self.mean) / self.std)
+        x = self.conv0(standardized(self, x))
         skips = []
         for block, transition in zip(self.down_blocks, self.transitions_down, strict=True):
             x = block(x)
@@ -196,7 +196,7 @@ class FCDenseNetEncoder(Network):
         self.receptive_field: int = radius(steps)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.conv0((x - self.mean) / self.std)
+        x = self.conv0(standardized(self, x))
         taps = []
         blocks = [*self.down_blocks, self.bottleneck] if hasattr(self, "bottleneck") else self.down_blocks
         for i, block in enumerate(blocks):

@@ -20,7 +20,7 @@ from densekit.models.rdnet_stages import (
     measure,
     stage_channels,
 )
-from densekit.models.statistics import register_statistics
+from densekit.models.statistics import register_statistics, standardized
 
 
 class RDNet(Network):
@@ -100,7 +100,7 @@ class RDNet(Network):
         self.receptive_field: int | None = measure(self.dense_stages)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dense_stages(self.stem((x - self.mean) / self.std))
+        x = self.dense_stages(self.stem(standardized(self, x)))
         norm, fc = self.head
         return fc(norm(F.adaptive_avg_pool2d(x, (1, 1))).flatten(1))
 
@@ -185,7 +185,7 @@ class RDNetEncoder(Network):
         self.receptive_field: int | None = measure(self.dense_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.stem((x - self.mean) / self.std)
+        x = self.stem(standardized(self, x))
         taps = [x] if 0 in self.tapped_blocks else []
         for number, stage in enumerate(self.dense_stages, start=1):
             x = stage(x)

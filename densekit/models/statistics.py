@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from densekit.errors import ConfigError
+
+NAMES = ("mean", "std")
 
 
 def register_statistics(
@@ -20,8 +22,17 @@ def register_statistics(
     Raises:
         ConfigError: their number is not `in_channels`.
     """
-    for name, values, default in (("mean", mean, 0.0), ("std", std, 1.0)):
+    for name, values, default in zip(NAMES, (mean, std), (0.0, 1.0), strict=True):
         values = [default] * in_channels if values is None else list(values)
         if len(values) != in_channels:
             raise ConfigError(f"{name} has {len(values)} values: expected {in_channels}, one for each channel")
         net.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+
+
+def standardized(net: nn.Module, x: Tensor) -> Tensor:
+    """Returns images with the statistics of `net` subtracted and divided by, in the type of the images.
+
+    Where the statistics are of a wider type, it is computed in that.
+    """
+    mean, std = (net.get_buffer(name) for name in NAMES)
+    return ((x - mean) / std).to(x.dtype)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from densekit.blocks.inference import optimize
+from densekit.blocks.inference import cast_for_prediction, optimize
 from densekit.errors import CheckpointError, ConfigError, DeviceError, suggest
 from densekit.files import printable
 from densekit.memory import activation_bytes_per_pixel
@@ -109,14 +108,15 @@ class Runner:
     @cached_property
     def _fast(self) -> nn.Module | None:
         """The network in a lower precision."""
-        return None if self._dtype == torch.float32 else copy.deepcopy(self.net).to(self._dtype)
+        return None if self._dtype == torch.float32 else cast_for_prediction(self.net, self._dtype)
 
     @cached_property
     def bytes_per_pixel(self) -> float:
         """Peak of what is alive during a forward pass, in bytes per input pixel; measured on first use or at export."""
         if isinstance(self._net, ExportedNet):
             return self._net.bytes_per_pixel
-        return activation_bytes_per_pixel(self.net if self._fast is None else self._fast, self._in_channels)
+        net = self.net if self._fast is None else self._fast
+        return activation_bytes_per_pixel(net, self._in_channels, self._dtype)
 
     def bind(
         self, notes: list[str], *, full: bool = False, apply: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__

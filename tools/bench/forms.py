@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.blocks import optimize
+from densekit.blocks.inference import cast_for_prediction
 from tools.bench.cases import Case
 from tools.bench.networks import build_network
 from tools.bench.peers import PEERS
@@ -65,7 +66,8 @@ def run_channels_last(module: nn.Module, dtype: str, setup: Setup) -> Run:
 
 
 def run_densekit(module: nn.Module, dtype: str, setup: Setup) -> Run:
-    return _cast(inference_form(module).to(TORCH_DTYPES[dtype]), dtype)  # norms are folded in fp32
+    ready = inference_form(module)  # norms are folded in fp32
+    return _cast(ready if dtype == "fp32" else cast_for_prediction(ready, TORCH_DTYPES[dtype]), dtype)
 
 
 def run_compiled(module: nn.Module, dtype: str, setup: Setup) -> Run:

@@ -94,6 +94,9 @@ class Rectified(Planned):
 
         return run
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.onto(x)(x, x.new_empty(math.prod(self.shape(x))))
+
     def clamp(self, dtype: torch.dtype) -> Onto:
         """Returns the fastest way to clamp maps (B, H, W, C) of that type; it writes to its second argument."""
         low, high = self.low.flatten(), self.high.flatten()
@@ -171,9 +174,8 @@ def planned_layer(layer: nn.Module) -> PlannedLayer | KernelLayer | None:
         if layer.conv1.weight.is_cuda:
             return KernelLayer(layer)
         activation = Rectified(layer.norm1, layer.conv1)
-        return PlannedLayer(
-            activation, activation.reader(layer.conv1, norm=layer.norm2, slope=0.0), PlannedConv.of(layer.conv2)
-        )
+        reduce = activation.reader(layer.conv1, norm=layer.norm2, slope=0.0)
+        return PlannedLayer(activation, reduce, PlannedConv.of(layer.conv2))
     if type(layer) is BasicLayer and is_affine(layer.norm1):
         activation = Rectified(layer.norm1, layer.conv1)
         return PlannedLayer(activation, activation.reader(layer.conv1))

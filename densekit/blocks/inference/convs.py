@@ -39,7 +39,8 @@ class PlannedConv(Packed):
         is_part: whether it is a part of a sum, to which others are added in place.
         is_padded: whether the maps come with the border that the convolution would pad with.
 
-    Shapes: as the convolution's; on CPUs channels last, or a slice of maps that are.
+    Shapes: as the convolution's; on CPUs channels last, or a slice of maps that are. Maps may be of another type than
+    the weights; then it computes in that of the weights.
     """
 
     weight: Tensor
@@ -81,7 +82,10 @@ class PlannedConv(Packed):
         return cls(conv.weight, conv.bias, conv, norm=norm, slope=slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.packed(x, self.way)(x)
+        if x.dtype == self.weight.dtype:
+            return self.packed(x, self.way)(x)
+        wide = x.to(self.weight.dtype)
+        return self.packed(wide, self.way)(wide).to(x.dtype)
 
     def add_to(self, total: Tensor, x: Tensor) -> Tensor:
         """Adds the convolution of `x` to `total` in place, then applies the activation; returns `total`."""

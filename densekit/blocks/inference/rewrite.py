@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import chain
 from typing import TypeGuard, cast
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.blocks.dense import DenseBlock
-from densekit.blocks.inference.buffered import BufferedBlock, planned_layer
+from densekit.blocks.inference.buffered import BufferedBlock, Rectified, planned_layer
 from densekit.blocks.inference.convs import NarrowConv, PlannedConv, is_narrow
 from densekit.blocks.inference.planned import AnyModule, Planned, affine, is_affine, per_map
 from densekit.blocks.inference.split import SplitBlock, SplitResidual, can_split
@@ -65,6 +66,7 @@ def rebuilt(module: nn.Module) -> nn.Module:
     }
     result._buffers = dict(module._buffers)
     result._modules = dict(module._modules)
+    result._load_state_dict_pre_hooks = OrderedDict()  # they hold the other module, and nothing is loaded into this one
     if isinstance(module, nn.Sequential):
         fold(result)
     result._modules = {
@@ -96,17 +98,23 @@ def is_plain_conv(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
 class PlannedTransition(Transition, Planned):
     """A transition for prediction; an average pool precedes the convolution, which commutes with it."""
 
-    shift: Tensor
     factor: Tensor
+    shift: Tensor
 
     def __init__(self, transition: Transition) -> None:
         Planned.__init__(self)
-        factor, shift = affine(transition.norm)
-        self.register_buffer("factor", per_map(factor, transition.conv.weight))
-        self.register_buffer("shift", per_map(shift, transition.conv.weight))
-        self.conv: PlannedConv = PlannedConv.of(transition.conv)  # type: ignore[assignment]
+        norm, conv = transition.norm, transition.conv
+        factor, shift = affine(norm)
+        self.register_buffer("factor", per_map(factor, conv.weight))
+        self.register_buffer("shift", per_map(shift, conv.weight))
+        self.conv: PlannedConv = PlannedConv.of(conv)  # type: ignore[assignment]
+        self.rectified: Rectified = Rectified(norm, conv)
+        self.reader: PlannedConv = self.rectified.reader(conv)
         self.pool: nn.Module = transition.pool
         self.is_pooled_first: bool = isinstance(transition.pool, nn.AvgPool2d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduce(self.rectified(x), self.reader)
 
     def both(self, x: Tensor, *, is_tapped: bool = True) -> tuple[Tensor, Tensor]:
         """Returns the block's output after norm and ReLU, and the transition's; there is nothing to make again."""
@@ -116,8 +124,9 @@ class PlannedTransition(Transition, Planned):
     def activate(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x, self.factor).relu_()
 
-    def reduce(self, x: Tensor) -> Tensor:
-        return self.conv(self.pool(x)) if self.is_pooled_first else self.pool(self.conv(x))
+    def reduce(self, x: Tensor, conv: nn.Module | None = None) -> Tensor:
+        conv = self.conv if conv is None else conv
+        return conv(self.pool(x)) if self.is_pooled_first else self.pool(conv(x))
 
 
 def plan_conv(conv: nn.Conv2d) -> nn.Module | None:

@@ -16,7 +16,7 @@ from densekit.errors import ConfigError, suggest
 from densekit.models import constructor_arguments, encoder_class
 from densekit.models.network import Network
 from densekit.models.smp.encoders import SmpEncoder, encoder_arguments, encoder_type
-from densekit.models.statistics import register_statistics
+from densekit.models.statistics import register_statistics, standardized
 
 
 class Decoder(NamedTuple):
@@ -146,7 +146,7 @@ class EncoderDecoder(Network):
                 f"{self.decoder_name} pools each image to one value of a channel, and batch statistics of one value do "
                 "not exist; give it at least 2 images at a time (train.batch_size)"
             )
-        x = (x - self.mean) / self.std
+        x = standardized(self, x)
         bottom, right = (max(-side % self.multiple_of, self.min_size - side) for side in (height, width))
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
