@@ -8,10 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from densekit.blocks.inference import cast_for_prediction, optimize
+from densekit.blocks.inference import optimize
 from densekit.errors import CheckpointError, ConfigError, DeviceError, suggest
 from densekit.files import printable
 from densekit.memory import activation_bytes_per_pixel
+from densekit.predict.cast import cast_for_prediction
 from densekit.runtimes.net import ExportedNet
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.blocks import optimize
-from densekit.blocks.inference import cast_for_prediction
+from densekit.predict.cast import cast_for_prediction
 from tools.bench.cases import Case
 from tools.bench.networks import build_network
 from tools.bench.peers import PEERS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from densekit.blocks.inference.cast import cast_for_prediction
 from densekit.blocks.inference.rewrite import optimize
 
-__all__ = ["cast_for_prediction", "optimize"]
+__all__ = ["optimize"]

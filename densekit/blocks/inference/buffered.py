@@ -33,7 +33,7 @@ class Fill(NamedTuple):
     size: int
 
 
-class Rectified(Planned):
+class Rectified(Packed):
     """relu(norm(x)) and the zeros around it, in one pass as a clamp, before a convolution that takes the rest over.
 
     For a > 0, relu(a x + b) = a max(x, -b / a) + b; for a < 0, a min(x, -b / a) + b. The convolution takes over a and
@@ -95,7 +95,7 @@ class Rectified(Planned):
         return run
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.onto(x)(x, x.new_empty(math.prod(self.shape(x))))
+        return self.packed(x, self.onto)(x, x.new_empty(math.prod(self.shape(x))))
 
     def clamp(self, dtype: torch.dtype) -> Onto:
         """Returns the fastest way to clamp maps (B, H, W, C) of that type; it writes to its second argument."""
@@ -104,7 +104,7 @@ class Rectified(Planned):
             return lambda x, out: torch.maximum(x, low, out=out)
         if dtype != torch.bfloat16:
             return lambda x, out: torch.clamp(x, low, high, out=out)
-        # There a clamp between tensors takes three times as long as these two together.
+        # In bfloat16 a clamp between tensors takes three times as long as these two together.
         return lambda x, out: torch.minimum(torch.maximum(x, low, out=out), high, out=out)
 
 

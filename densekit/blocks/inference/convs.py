@@ -16,10 +16,7 @@ LANES = 8  # float32 numbers in a vector register of AVX2
 NARROW, WIDE = 3, 64  # of a narrow convolution: most maps made, fewest maps read for each of these
 HAS_AVX512: bool = torch.backends.cpu.get_cpu_capability() == "AVX512"
 SHORT, MANY = 64 if HAS_AVX512 else 4096, 48  # of a 1x1 convolution as a product: most pixels, fewest maps made
-TINY, FEW = (
-    16 if HAS_AVX512 else 64,
-    64,
-)  # of a 3x3 convolution of one image by torch's own: most pixels, most maps made
+TINY, FEW = 16 if HAS_AVX512 else 64, 64  # of a 3x3 one by torch's own operator: most pixels, most maps made
 Way = Callable[[Tensor], Tensor]
 Sum = Callable[[Tensor, Tensor], Tensor]
 

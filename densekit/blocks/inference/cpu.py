@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-CHANNELS, SIDE, COUNT, ROWS = 64, 16, 4, 144  # of what is timed: 19 million products and 2, all of it in the caches
+CHANNELS, SIDE, COUNT, ROWS = 64, 16, 4, 144  # of what is timed: 9 million products and 2, all of it in the caches
 TURNS = 20
 # MKL's products have 0.8 to 1.0 of the speed of oneDNN's convolutions with AVX2 and with AVX-512 units of 256 bits. On
 # AMD's processors with units of 512 bits they have 0.4: there MKL keeps to AVX2.

@@ -10,8 +10,8 @@ from torch import nn
 
 from densekit.blocks.inference.convs import PlannedConv
 from densekit.blocks.inference.planned import Planned
-
-STATISTICS = ("mean", "std")  # of images, which a network subtracts and divides by
+from densekit.models.network import Network
+from densekit.models.statistics import NAMES
 
 
 def cast_for_prediction(net: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -22,9 +22,8 @@ def cast_for_prediction(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     result = copy.deepcopy(net).to(dtype)
     for part, kept in zip(net.modules(), result.modules(), strict=True):
-        for statistic in STATISTICS:
-            if statistic in part._buffers:
-                kept._buffers[statistic] = part._buffers[statistic]
+        if isinstance(part, Network):
+            kept._buffers.update({name: part._buffers[name] for name in NAMES if name in part._buffers})
     first = next(first_convolutions(net), None)
     if first is not None:
         result.get_submodule(first)._buffers.update(net.get_submodule(first)._buffers)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from densekit import create_model
 from densekit.blocks import BasicLayer, DenseBlock, optimize
-from densekit.blocks.inference import cast_for_prediction
 from densekit.blocks.inference.convs import PlannedConv
+from densekit.predict.cast import cast_for_prediction
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,28 @@ def test_what_reads_the_images_keeps_its_digits(name, arguments):
     found = cast(x.bfloat16())
     assert found.dtype == torch.bfloat16
     assert (found.float() - ready(x)).abs().max() <= 0.1 * ready(x).abs().max()
+
+
+class Foreign(nn.Module):
+    """A network of others, which computes with its own mean in the type that it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.4))
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 1, 2)
+
+    def forward(self, x):
+        return self.last(self.conv(x - self.mean))
+
+
+def test_of_a_network_of_others_the_first_convolution_alone_is_kept():
+    cast = cast_for_prediction(optimize(Foreign().eval()), torch.bfloat16)
+    assert (cast.mean.dtype, cast.conv.weight.dtype, cast.last.weight.dtype) == (
+        torch.bfloat16,
+        torch.float32,
+        torch.bfloat16,
+    )
+    assert cast(torch.rand(1, 3, 9, 9).bfloat16()).dtype == torch.bfloat16
 
 
 def test_in_a_block_alone_everything_is_cast():
