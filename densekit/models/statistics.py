@@ -32,7 +32,7 @@ def register_statistics(
 def standardized(net: nn.Module, x: Tensor) -> Tensor:
     """Returns images with the statistics of `net` subtracted and divided by, in the type of the images.
 
-    Where the statistics are of a wider type, it is computed in that.
+    Where the statistics are of a wider type, it is computed in that. Shapes: (B, C, H, W) -> the same.
     """
     mean, std = (net.get_buffer(name) for name in NAMES)
     return ((x - mean) / std).to(x.dtype)

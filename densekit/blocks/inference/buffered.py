@@ -104,7 +104,7 @@ class Rectified(Packed):
             return lambda x, out: torch.maximum(x, low, out=out)
         if dtype != torch.bfloat16:
             return lambda x, out: torch.clamp(x, low, high, out=out)
-        # In bfloat16 a clamp between tensors takes three times as long as these two together.
+        # In bfloat16 a clamp between tensors takes 1.1 times as long as these two, and 3.8 times where maps are large.
         return lambda x, out: torch.minimum(torch.maximum(x, low, out=out), high, out=out)
 
 

@@ -26,9 +26,9 @@ def optimize(net: AnyModule) -> AnyModule:
 
     Batch norms are folded into convolutions or become one pass with their ReLU, average pools precede the 1x1
     convolutions of transitions, dense blocks write into one buffer or add their parts up, maps are stored channels
-    last, and on CPUs convolutions run as oneDNN's fused operators or, with AVX2, those of few pixels as matrix products
-    and those that read and make many maps by 3x3 by Winograd's algorithm, whose weights take four times the memory of
-    the others. Nothing is compiled; what runs is chosen at the first maps of a size.
+    last, and on CPUs convolutions run as oneDNN's fused operators or, where matrix products are fast, those of few
+    pixels as products and those that read and make many maps by 3x3 by Winograd's algorithm, whose weights take four
+    times the memory of the others. Nothing is compiled; what runs is chosen at the first maps of a size.
 
     Args:
         net: of densekit, or any that contains its blocks; it stays as it is. On the device where it will run. One that

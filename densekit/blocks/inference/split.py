@@ -39,7 +39,10 @@ class SplitConv(PlannedConv):
         self.sizes: list[int] = list(sizes)
 
     def add_up(self, inputs: Sequence[Tensor], total: Tensor | None = None) -> Tensor:
-        """Returns the convolution of the parts, added to `total`, in place, if there is one."""
+        """Returns the convolution of the parts, added to `total`, in place, if there is one.
+
+        Shapes: parts (B, C of each, H, W), total and result as the convolution's.
+        """
         if sum(x.numel() * x.element_size() for x in inputs) <= TOGETHER:
             x = torch.cat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0]
             return self(x) if total is None else self.add_to(total, x)
@@ -61,7 +64,7 @@ class SplitConv(PlannedConv):
 
 
 class SplitBlock(Packed):
-    """A dense block of convolutions followed by a ReLU, whose maps are never put together between its layers.
+    """A dense block of convolutions followed by a ReLU, between whose layers large maps are never put together.
 
     Shapes: as the block's.
     """
@@ -119,7 +122,7 @@ class SplitBlock(Packed):
 
 
 class SplitResidual(SplitBlock):
-    """A residual dense block whose maps are never put together; the fusion adds to the input.
+    """A residual dense block whose large maps are never put together; the fusion adds to the input.
 
     Shapes: as the block's.
     """
