@@ -300,7 +300,7 @@ def test_its_memory_is_free_as_soon_as_it_is_dropped(name):
 def has_avx2(monkeypatch):
     """Sets the limits that hold there."""
     monkeypatch.setattr(convs, "has_fast_products", lambda: True)
-    monkeypatch.setattr(convs, "SHORT", 4096)
+    monkeypatch.setattr(convs, "HAS_AVX512", False)
     monkeypatch.setattr(convs, "TINY", 64)
 
 
@@ -313,7 +313,7 @@ class Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.__name__.partition(".")[0]
-        if name == "addmm" or ("conv" in name and "weight" not in name):
+        if name in ("addmm", "_linear_pointwise") or ("conv" in name and "weight" not in name):
             self.names.append(name)
         return func(*args, **(kwargs or {}))
 
@@ -341,6 +341,36 @@ class Operators(TorchDispatchMode):
 @pytest.mark.parametrize("act", [nn.Identity, nn.ReLU])
 def test_of_few_pixels_a_convolution_is_a_product_or_torchs_own(monkeypatch, conv, size, expected, act):
     has_avx2(monkeypatch)
+    net = shaken(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), act()))
+    x = torch.randn(size)
+    ready = optimize(net)
+    with Operators() as operators:
+        found = ready(x)
+    assert operators.names == [expected]
+    torch.testing.assert_close(found, net(x), rtol=1e-5, atol=1e-5)
+    assert found.stride(1) == 1, "channels last"
+
+
+@pytest.mark.skipif(not cpu.onednn_types(), reason="torch without oneDNN")
+@pytest.mark.parametrize(
+    ("conv", "size", "has_products", "expected"),
+    [
+        (nn.Conv2d(64, 64, 1), (1, 64, 16, 16), True, "addmm"),
+        (nn.Conv2d(64, 64, 1), (1, 64, 16, 16), False, "_linear_pointwise"),
+        (nn.Conv2d(64, 64, 1), (1, 64, 16, 17), True, "_linear_pointwise"),
+        (nn.Conv2d(130, 13, 1, bias=False), (2, 130, 25, 31), True, "_linear_pointwise"),
+        (nn.Conv2d(64, 64, 1, stride=2), (1, 64, 16, 16), True, "_convolution_pointwise"),
+        (nn.Conv2d(5, 64, 3, padding=1), (1, 5, 5, 4), True, "_convolution_pointwise"),
+        (nn.Conv2d(5, 64, 3, padding=1), (1, 5, 4, 4), True, "conv2d"),
+    ],
+)
+@pytest.mark.parametrize("act", [nn.Identity, nn.ReLU])
+def test_with_avx512_a_1x1_convolution_is_onednns_product_but_where_it_is_light(
+    monkeypatch, conv, size, has_products, expected, act
+):
+    monkeypatch.setattr(convs, "has_fast_products", lambda: has_products)
+    monkeypatch.setattr(convs, "HAS_AVX512", True)
+    monkeypatch.setattr(convs, "TINY", 16)
     net = shaken(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), act()))
     x = torch.randn(size)
     ready = optimize(net)

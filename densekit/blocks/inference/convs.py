@@ -15,7 +15,8 @@ from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, 
 LANES = 8  # float32 numbers in a vector register of AVX2
 NARROW, WIDE = 3, 64  # of a narrow convolution: most maps made, fewest maps read for each of these
 HAS_AVX512: bool = torch.backends.cpu.get_cpu_capability() == "AVX512"
-SHORT, MANY = 64 if HAS_AVX512 else 4096, 48  # of a 1x1 convolution as a product: most pixels, fewest maps made
+SHORT, MANY = 4096, 48  # with AVX2, of a 1x1 convolution as torch's product: most pixels, fewest maps made
+LIGHT = 2**20  # with AVX-512, of one: most multiplications
 TINY, FEW = 16 if HAS_AVX512 else 64, 64  # of a 3x3 one by torch's own operator: most pixels, most maps made
 Way = Callable[[Tensor], Tensor]
 Sum = Callable[[Tensor, Tensor], Tensor]
@@ -25,7 +26,7 @@ class PlannedConv(Packed):
     """A convolution, with the batch norm behind it folded in, and a ReLU or leaky ReLU.
 
     On CPUs it runs as one operator of oneDNN, on weights in the layout that oneDNN likes best; or by Winograd's
-    algorithm (3x3, many maps), as a matrix product (1x1, few pixels) or by torch's own operator, where that is faster.
+    algorithm (3x3, many maps), or by torch's own operators (few pixels), where that is faster.
 
     Args:
         weight: (C', C / groups, k, k).
@@ -92,9 +93,13 @@ class PlannedConv(Packed):
         """Returns the fastest way for maps of this shape and type; it holds no reference to this part."""
         if is_chain_faster(x, self.gain):
             return self._by_chain()
+        if not uses_onednn(x) or self._is_tiny(x):
+            return self._by_torch(self.slope)
+        if not self.is_plain_1x1:
+            return self._by_onednn(x)
         if self._is_product_faster(x):
             return self._by_product()
-        return self._by_onednn(x) if uses_onednn(x) and not self._is_tiny(x) else self._by_torch(self.slope)
+        return self._by_linear(x) if HAS_AVX512 else self._by_onednn(x)
 
     def _by_chain(self) -> Way:
         chain = self.common("chain", lambda: WinogradChain([Kernels([self.weight], self.bias, self.slope)]))
@@ -112,6 +117,22 @@ class PlannedConv(Packed):
             x = x.permute(0, 2, 3, 1)
             product = activated_(torch.addmm(bias, x.flatten(0, 2), weight), slope)
             return product.view(*x.shape[:3], len(bias)).permute(0, 3, 1, 2)
+
+        return run
+
+    def _by_linear(self, x: Tensor) -> Way:
+        """A 1x1 convolution as oneDNN's product of matrices, whose call takes 8 us less than that of a convolution.
+
+        With AVX-512 it is as fast otherwise; with AVX2 it is a tenth slower where more than 256 maps are read.
+        """
+        weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.flatten(1), pixels(x))
+        bias, activation = self.bias, self._activation
+        multiply = torch.ops.mkldnn._linear_pointwise.default
+
+        def run(x: Tensor) -> Tensor:
+            x = x.permute(0, 2, 3, 1).contiguous()
+            y: Tensor = multiply(x, weight, bias, *activation, "")
+            return y.permute(0, 3, 1, 2)
 
         return run
 
@@ -152,9 +173,15 @@ class PlannedConv(Packed):
     # A call of oneDNN's operator takes 20 us (AVX-512) to 40 us (AVX2) beside the convolution, which short ones feel.
 
     def _is_product_faster(self, x: Tensor) -> bool:
-        """Says whether a 1x1 convolution takes less time as a product: 93 us of 131, 512 to 128 maps of 7x7, AVX2."""
-        is_short = pixels(x) <= SHORT and len(self.bias) >= MANY
-        return is_short and self.is_plain_1x1 and uses_onednn(x) and x.dtype == torch.float32 and has_fast_products()
+        """Says whether a 1x1 convolution takes less time as torch's product.
+
+        Of 512 to 128 maps of 7x7, AVX2: 93 us of 131. Of 128 to 128 maps of 4x4, AVX-512: 15 of 28.
+        """
+        if HAS_AVX512:
+            is_short = pixels(x) * self.weight.numel() <= LIGHT
+        else:
+            is_short = pixels(x) <= SHORT and len(self.bias) >= MANY
+        return is_short and x.dtype == torch.float32 and has_fast_products()
 
     def _is_tiny(self, x: Tensor) -> bool:
         """Says whether torch's own 3x3 convolution takes less time: 72 us of 112, of 128 to 32 maps of 7x7, AVX2."""

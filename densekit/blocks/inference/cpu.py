@@ -25,7 +25,8 @@ def uses_onednn(x: Tensor) -> bool:
 @cache
 def onednn_types() -> tuple[torch.dtype, ...]:
     """Returns the types that the operators take on this CPU; none without them: they are not public in torch."""
-    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    names = ["_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight"]
+    names += ["_linear_pointwise", "_reorder_linear_weight"]
     is_there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not (is_there and all(hasattr(torch.ops.mkldnn, name) for name in names)):
         return ()
