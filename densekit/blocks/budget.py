@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from densekit.blocks.memory import MEMORY_POLICIES, budget_of, show_bytes
+from densekit.blocks.norms import batch_norms
 from densekit.blocks.parts import autocast_dtype
 from densekit.errors import ConfigError
 
@@ -258,8 +259,10 @@ def imitation(net: nn.Module, make: Callable[[Tensor], Tensor]) -> nn.Module:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             memo[id(hooks)] = OrderedDict.fromkeys(hooks, _nothing)
     made = copy.deepcopy(net, memo)
-    for module in made.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.momentum is None:
+    for module in batch_norms(made):
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # which keeps as much, and asks no other process
+        if module.momentum is None:
             module.momentum = 0.1  # a cumulative average asks how many batches there were
     return made if made.training else made.train()
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from torch import Tensor, nn
 
 from densekit.blocks.layers import Transition
+from densekit.blocks.parts import is_plain
 from densekit.blocks.recompute import recompute
 
 Named = tuple[str, nn.Module]
@@ -49,7 +50,7 @@ class Chain(nn.Sequential):
         """Yields the children; a norm, a ReLU and a max pool that follow each other come together."""
         children = list(self.named_children())
         while children:
-            kinds = [type(module) for _, module in children[:3]]
+            kinds = [nn.BatchNorm2d if is_plain(module) else type(module) for _, module in children[:3]]
             size = 3 if kinds == MADE_AGAIN else 2 if kinds[:2] == MADE_AGAIN[:2] else 1
             yield children[:size]
             del children[:size]
@@ -59,7 +60,8 @@ class Chain(nn.Sequential):
         if self.memory != "min" or len(run) < 2:
             return None
         norm, *modules = (module for _, module in run)
-        assert isinstance(norm, nn.BatchNorm2d)
+        if not is_plain(norm):
+            return None
         if len(modules) == 1:  # what norm and ReLU make is all there is
             found = recompute(norm, nn.Identity(), modules, x)
             return None if found is None else (found[1], found[1])

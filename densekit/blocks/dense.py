@@ -71,7 +71,7 @@ class DenseBlock(nn.Module):
         if not all(stage.is_known for stages in layers for stage in stages):
             return None
         try:
-            eps = common_eps(layers)
+            eps, group = common_eps(layers)
         except ValueError:
             return None
         return Plan(
@@ -81,6 +81,7 @@ class DenseBlock(nn.Module):
             in_channels=self.in_channels,
             growth_rate=self.growth_rate,
             eps=eps,
+            group=group,
             keep=self.memory == "balanced",
             autocast=autocast_dtype(inputs[0].device),
         )

@@ -17,15 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from densekit.blocks.parts import (
+    STATISTICS,
     Stage,
     measure,
     norm_backward,
     rectify,
     relu_backward_,
     statistics_of,
+    taken_away,
     update_running,
 )
 from densekit.blocks.second import Again, concatenated, is_second_asked_for
+from densekit.blocks.synced import Group, added_up, group_of
 
 PART = 2**25  # bytes of maps that a backward pass computes again at once, where it can choose
 
@@ -40,6 +43,7 @@ class Plan:
         layers: the stages of each; the first stage of a layer reads the maps before it.
         in_channels, growth_rate: of the block.
         eps: of the norms that read its maps, None where none uses batch statistics.
+        group: of processes that share the batch statistics of these maps, None where each has its own.
         keep: whether what lies between two stages of a layer is kept for the backward pass.
         autocast: the type in which convolutions compute, None for their own.
     """
@@ -50,8 +54,14 @@ class Plan:
     in_channels: int
     growth_rate: int
     eps: float | None
+    group: Group | None
     keep: bool
     autocast: torch.dtype | None
+
+    @property
+    def read(self) -> int:
+        """How many channels are read by a layer: all but what the last one makes."""
+        return self.in_channels + self.growth_rate * max(0, len(self.layers) - 1)
 
     def buffer(self, inputs: Sequence[Tensor], made: Tensor | None = None) -> Tensor:
         """Returns a place for all maps of the block that holds the inputs already, and what the layers `made`."""
@@ -91,10 +101,10 @@ class SharedBuffer(torch.autograd.Function):
         widths = [x.shape[1] for x in inputs]
         data = plan.buffer(inputs)
         wide = torch.promote_types(data.dtype, torch.float32)
-        stats = torch.zeros((3, data.shape[1]), dtype=wide, device=device)
+        stats = torch.zeros((STATISTICS, plan.read), dtype=wide, device=device)
         if plan.eps is not None:
             for x, part in zip(inputs, stats[:, :end].split_with_sizes(widths, dim=1), strict=True):
-                measure(x.contiguous(memory_format=layout_of(data)), plan.eps, part)
+                measure(x.contiguous(memory_format=layout_of(data)), plan.eps, part, plan.group)
         kept: list[Tensor] = []
         notes: list[list[Any]] = []
         for first, *others in plan.layers:
@@ -104,9 +114,9 @@ class SharedBuffer(torch.autograd.Function):
             u, state = first.activated(u)
             note: list[Any] = [(None, state)]
             for stage in others:
-                own = torch.zeros((3, u.shape[1]), dtype=wide, device=device)
+                own = torch.zeros((STATISTICS, u.shape[1]), dtype=wide, device=device)
                 if stage.is_measured and stage.norm is not None:
-                    measure(u, stage.norm.eps, own)
+                    measure(u, stage.norm.eps, own, group_of(stage.norm))
                     update_running(stage.norm, own)
                 if plan.keep:
                     kept.append(u)
@@ -114,8 +124,8 @@ class SharedBuffer(torch.autograd.Function):
                 note.append((own, state))
             notes.append(note)
             data[:, end : end + growth] = u
-            if plan.eps is not None:
-                measure(u, plan.eps, stats[:, end : end + growth])
+            if plan.eps is not None and end < plan.read:
+                measure(u, plan.eps, stats[:, end : end + growth], plan.group)
             end += growth
         ctx.plan, ctx.widths, ctx.notes, ctx.parameters = plan, widths, notes, parameters
         if not plan.only_new:
@@ -256,16 +266,10 @@ class Flow:
     def settled(self, start: int, end: int) -> Tensor:
         """Returns the gradient of these maps, all of whose readers are passed."""
         grad = self.grad[:, start:end]
-        if self.plan.eps is None:
+        if self.plan.eps is None or start >= self.plan.read:
             return grad
-        mean, scale = self.stats[:2, start:end]
-        of_bias, of_weight = self.sums[:, start:end] * scale / (grad.numel() // grad.shape[1])
-        slope = -of_weight * scale
-        offset = -of_bias - mean * slope
-        taken = torch.addcmul(
-            offset.view(1, -1, 1, 1), self.data[:, start:end].to(slope.dtype), slope.view(1, -1, 1, 1)
-        )
-        return taken.add_(grad).to(grad.dtype)
+        sums = added_up(self.sums[:, start:end], self.plan.group)
+        return taken_away(self.data[:, start:end], self.stats[:, start:end], sums).add_(grad).to(grad.dtype)
 
     def again(self, stage: Stage, y: Tensor, state: Tensor | None) -> Tensor:
         """Returns what a stage made of its rectified input, with the numbers that it drew."""

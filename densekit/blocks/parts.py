@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from densekit.blocks.norms import BATCH_NORMS
+from densekit.blocks.synced import Group, added_up, group_of, share_statistics
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,11 @@ class Stage:
             return grad * F.dropout(torch.ones_like(grad), self.drop_rate)
 
 
-def is_plain(norm: nn.Module) -> bool:
+def is_plain(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Says whether a norm is torch's own, and whether it has what it needs to be run by hand."""
-    return type(norm) is nn.BatchNorm2d and norm.affine and (norm.training or norm.running_mean is not None)
+    if not isinstance(norm, _BatchNorm) or type(norm) not in BATCH_NORMS:
+        return False
+    return norm.affine and (norm.training or norm.running_mean is not None)
 
 
 EVERY = slice(None)
@@ -118,13 +125,36 @@ def norm_backward(
     *,
     to_input: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of input, weight and bias; the first is nothing without `to_input`. Else as `rectify`."""
+    """Returns the gradients of input, weight and bias; the first is nothing without `to_input`. Else as `rectify`.
+
+    Where processes share the statistics, `stats` has all four rows; the gradients of weight and bias are this one's.
+    """
+    group = group_of(norm)
     running = [None if tensor is None else tensor[part] for tensor in (norm.running_mean, norm.running_var)]
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+    dx, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
         grad, x, norm.weight[part], *running, stats[0][part], stats[1][part], norm.training, norm.eps,
-        [to_input, True, True],
+        [to_input and group is None, True, True],
     )  # fmt: skip
-    return found
+    if to_input and group is not None:
+        weight = norm.weight[part]
+        taken = taken_away(x, [row[part] for row in stats], added_up(weight * torch.stack([dbeta, dgamma]), group))
+        dx = taken.addcmul_(grad, (weight * stats[1][part]).view(1, -1, 1, 1)).to(grad.dtype)
+    return dx, dgamma, dbeta
+
+
+def taken_away(x: Tensor, stats: Tensor | Sequence[Tensor], sums: Tensor) -> Tensor:
+    """Returns what batch statistics add to the gradient of maps: it loses its mean and its projection on them.
+
+    Args:
+        x: the maps, (B, c, H, W).
+        stats: theirs, as `measure` writes them.
+        sums: over all norms that read them, of weight times gradient of the bias, and times that of the weight, (2, c).
+    """
+    mean, scale, _, number = stats
+    of_bias, of_weight = sums * scale / number
+    slope = -of_weight * scale
+    offset = -of_bias - mean * slope
+    return torch.addcmul(offset.view(1, -1, 1, 1), x.to(slope.dtype), slope.view(1, -1, 1, 1))
 
 
 def update_running(norm: nn.BatchNorm2d, stats: Tensor) -> None:
@@ -132,7 +162,7 @@ def update_running(norm: nn.BatchNorm2d, stats: Tensor) -> None:
 
     Args:
         norm: in training.
-        stats: mean, anything, and unbiased variance of its maps.
+        stats: as `measure` writes them.
     """
     if not norm.track_running_stats:
         return
@@ -141,7 +171,7 @@ def update_running(norm: nn.BatchNorm2d, stats: Tensor) -> None:
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    mean, _, unbiased = stats
+    mean, _, unbiased, _ = stats
     norm.running_mean.copy_(share * mean + (1 - share) * norm.running_mean)
     old = (1 - share) * norm.running_var
     if old.dtype == torch.float64:
@@ -150,11 +180,21 @@ def update_running(norm: nn.BatchNorm2d, stats: Tensor) -> None:
         norm.running_var.copy_(torch.addcmul(old, torch.full_like(unbiased, share), unbiased))
 
 
-def measure(x: Tensor, eps: float, stats: Tensor) -> None:
-    """Writes mean, 1 / sqrt(variance + eps) and unbiased variance of maps (B, c, H, W) into `stats` (3, c)."""
+STATISTICS = 4
+
+
+def measure(x: Tensor, eps: float, stats: Tensor, group: Group | None) -> None:
+    """Writes the `STATISTICS` of maps (B, c, H, W) into `stats` (4, c).
+
+    They are mean, 1 / sqrt(variance + eps), unbiased variance and number of values: of this process, or of a group.
+    No number in `stats` may be infinite or NaN before.
+    """
     # With momentum 1 what is left in running statistics is the batch's own. Of maps as a layer made them, not of a
     # slice of a buffer: only then are the sums those of the plain block to the last bit.
     stats[1] = torch.native_batch_norm(x, None, None, stats[0], stats[2], True, 1.0, eps)[2]
+    stats[3] = x.numel() // x.shape[1]
+    if group is not None:
+        share_statistics(stats, eps, group)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -190,13 +230,16 @@ def replayed(state: Tensor, device: torch.device) -> Iterator[None]:
         yield
 
 
-def common_eps(layers: Sequence[Sequence[Stage]]) -> float | None:
-    """Returns the eps of the norms that read the block's maps; None if none reads batch statistics.
+def common_eps(layers: Sequence[Sequence[Stage]]) -> tuple[float | None, Group | None]:
+    """Returns the eps of the norms that read the block's maps, and who shares their batch statistics.
+
+    The first is None if none reads batch statistics.
 
     Raises:
         ValueError: they differ, so the maps' statistics cannot be shared.
     """
-    found = {stages[0].norm.eps for stages in layers if stages[0].norm is not None and stages[0].norm.training}
+    norms = [stages[0].norm for stages in layers if stages[0].norm is not None and stages[0].norm.training]
+    found = {(norm.eps, group_of(norm)) for norm in norms}
     if len(found) > 1:
-        raise ValueError("norms of different eps")
-    return found.pop() if found else None
+        raise ValueError("norms of different eps, or of different processes")
+    return found.pop() if found else (None, None)

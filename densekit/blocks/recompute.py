@@ -15,16 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from densekit.blocks.parts import (
+    STATISTICS,
     autocast_dtype,
     has_hooks,
     is_plain,
     learns,
+    measure,
     norm_backward,
     random_state,
     rectify,
     replayed,
+    update_running,
 )
 from densekit.blocks.second import Again, is_second_asked_for, rectified
+from densekit.blocks.synced import group_of
 
 Tail = Callable[[Tensor], Tensor]
 
@@ -37,8 +41,7 @@ class Recomputed(torch.autograd.Function):
         ctx: Any, norm: nn.BatchNorm2d, tail: Tail, is_tapped: bool, x: Tensor, *parameters: Tensor
     ) -> tuple[Tensor | None, Tensor]:
         ctx.set_materialize_grads(False)
-        y, *stats = normalize(norm, x)
-        y.relu_()
+        y, *stats = activate(norm, x)
         ctx.state, ctx.autocast = random_state(x.device), autocast_dtype(x.device)
         with autocast_again(x.device, ctx.autocast):
             made = tail(y)
@@ -98,8 +101,18 @@ def recompute(
     return result
 
 
-def normalize(norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns norm(x), and the batch's mean and 1 / sqrt(variance + eps); moves running statistics as the norm does."""
+def activate(norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, ...]:
+    """Returns relu(norm(x)), and the batch's statistics as `norm_backward` takes them.
+
+    Running statistics are moved as the norm does.
+    """
+    group = group_of(norm)
+    if group is not None:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        stats = torch.zeros((STATISTICS, x.shape[1]), dtype=wide, device=x.device)
+        measure(x, norm.eps, stats, group)
+        update_running(norm, stats)
+        return rectify(norm, x, stats), *stats
     share = 0.0
     if norm.training and norm.track_running_stats:
         assert norm.num_batches_tracked is not None
@@ -107,10 +120,8 @@ def normalize(norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     is_used = norm.track_running_stats or not norm.training
     running = (norm.running_mean, norm.running_var) if is_used else (None, None)
-    found: tuple[Tensor, Tensor, Tensor] = torch.native_batch_norm(
-        x, norm.weight, norm.bias, *running, norm.training, share, norm.eps
-    )
-    return found
+    y, *found = torch.native_batch_norm(x, norm.weight, norm.bias, *running, norm.training, share, norm.eps)
+    return y.relu_(), *found
 
 
 @contextlib.contextmanager

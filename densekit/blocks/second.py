@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from densekit.blocks.parts import Stage, replayed
+from densekit.blocks.synced import group_of
+from densekit.errors import ConfigError
 
 
 class Anchor(torch.autograd.Function):
@@ -106,7 +108,16 @@ def is_second_asked_for() -> bool:
 
 
 def rectified(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Returns relu(norm(x)) and leaves running statistics as they are."""
+    """Returns relu(norm(x)) and leaves running statistics as they are.
+
+    Raises:
+        ConfigError: processes share the norm's batch statistics.
+    """
+    if group_of(norm) is not None:
+        raise ConfigError(
+            "a second derivative through batch norms that are synchronized between processes: not supported; freeze "
+            "the norms or leave them out of step (train.sync_norm)"
+        )
     running = (None, None) if norm.training else (norm.running_mean, norm.running_var)
     return F.relu(F.batch_norm(x, *running, norm.weight, norm.bias, norm.training, 0.0, norm.eps))
 

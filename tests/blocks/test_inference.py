@@ -90,6 +90,16 @@ def test_how_it_was_trained_makes_no_difference(name, memory):
     assert relative(optimize(net)(x), expected) <= 1e-5
 
 
+def test_norms_that_were_synchronized_are_folded_as_well():
+    net = built("densenet")
+    x = torch.rand(1, 3, 32, 32)
+    ready = optimize(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net)).eval())
+    assert not [module for module in ready.features.modules() if isinstance(module, nn.SyncBatchNorm)][1:], (
+        "norm5 alone"
+    )
+    assert relative(ready(x), net(x)) <= 1e-5
+
+
 @pytest.mark.parametrize("taps", ["act", "raw"])
 @pytest.mark.parametrize("output_stride", [8, 32])
 def test_every_tap_of_an_encoder_gives_the_same(taps, output_stride):

@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from densekit import ranks
+from densekit.blocks import MEMORY_POLICIES
 from densekit.blocks.norms import batch_norms
 from densekit.config import GanConfig, OptimConfig
 from densekit.errors import CheckpointError, ConfigError, DeviceError, Interrupted
@@ -333,9 +334,10 @@ store = dist.FileStore(sys.argv[2], 2)
 number = int(sys.argv[1])
 dist.init_process_group("gloo", store=store, rank=number, world_size=2, timeout=datetime.timedelta(seconds=60))
 torch.manual_seed(0)
-net = create_model("fc_densenet", num_classes=3, num_init_features=8, growth_rate=4, num_pools=1, num_layers=2)
+arguments = {"num_classes": 3, "num_init_features": 8, "growth_rate": 4, "num_pools": 1, "num_layers": 2}
+net = create_model("fc_densenet", **arguments, memory=sys.argv[3])
 x = torch.rand(4, 3, 32, 32).cuda()
-alone = create_model("fc_densenet", num_classes=3, num_init_features=8, growth_rate=4, num_pools=1, num_layers=2)
+alone = create_model("fc_densenet", **arguments)
 alone.load_state_dict(net.state_dict())
 net, alone = synchronize_norms(net.cuda(), "cuda").train(), alone.cuda().train()
 for module in [*net.modules(), *alone.modules()]:
@@ -353,9 +355,11 @@ dist.destroy_process_group()
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_synchronized_norms_take_the_step_of_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("memory", MEMORY_POLICIES)
+def test_synchronized_norms_take_the_step_of_the_whole_batch(tmp_path, memory):
     """Two processes on one GPU, which gloo allows and NCCL does not."""
-    arguments = [[sys.executable, "-c", SYNCHRONIZED, str(rank), str(tmp_path / "meeting")] for rank in range(2)]
+    meeting = str(tmp_path / "meeting")
+    arguments = [[sys.executable, "-c", SYNCHRONIZED, str(rank), meeting, memory] for rank in range(2)]
     processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for words in arguments]
     for process in processes:
         assert process.wait(120) == 0, process.stderr.read()

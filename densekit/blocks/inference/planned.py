@@ -7,7 +7,9 @@ from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from densekit.blocks.norms import BATCH_NORMS
 from densekit.errors import ConfigError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -74,7 +76,7 @@ class Packed(Planned):
 
 def is_affine(norm: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
     """Says whether a module is a batch norm that does the same to every picture: one with running statistics."""
-    return type(norm) is nn.BatchNorm2d and norm.running_mean is not None
+    return isinstance(norm, _BatchNorm) and type(norm) in BATCH_NORMS and norm.running_mean is not None
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
