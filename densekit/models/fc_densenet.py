@@ -42,6 +42,7 @@ class FCDenseNet(Network):
     1.5 M parameters for FC-DenseNet 56, its code makes 1,376,795, as here.
     """
 
+    output_name = "classifier"
     scale = 1
     mean: Tensor
     std: Tensor

@@ -49,6 +49,7 @@ class RDN(Network):
     Source: Zhang et al., Residual Dense Network for Image Super-Resolution (CVPR 2018); yulunzhang/RDN.
     """
 
+    output_name = "tail"
     multiple_of = 1
 
     def __init__(

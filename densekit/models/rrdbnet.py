@@ -40,6 +40,8 @@ class RRDBNet(Network):
     Source: Wang et al., ESRGAN (ECCV Workshops 2018); xinntao/ESRGAN, XPixelGroup/BasicSR `rrdbnet_arch.py`.
     """
 
+    output_name = "conv_last"
+
     def __init__(
         self,
         scale: int = 4,

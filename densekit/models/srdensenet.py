@@ -62,6 +62,7 @@ class SRDenseNet(Network):
     Source: Tong et al., Image Super-Resolution Using Dense Skip Connections (ICCV 2017).
     """
 
+    output_name = "reconstruction"
     multiple_of = 1
 
     def __init__(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from densekit.blocks import optimize
-from densekit.predict.cast import cast_for_prediction
+from densekit.predict.cast import cast_for_prediction, cast_images
 from tools.bench.cases import Case
 from tools.bench.networks import build_network
 from tools.bench.peers import PEERS
@@ -67,7 +67,10 @@ def run_channels_last(module: nn.Module, dtype: str, setup: Setup) -> Run:
 
 def run_densekit(module: nn.Module, dtype: str, setup: Setup) -> Run:
     ready = inference_form(module)  # norms are folded in fp32
-    return _cast(ready if dtype == "fp32" else cast_for_prediction(ready, TORCH_DTYPES[dtype]), dtype)
+    if dtype == "fp32":
+        return ready
+    cast = cast_for_prediction(ready, TORCH_DTYPES[dtype])
+    return lambda x: cast(cast_images(cast, x, TORCH_DTYPES[dtype]))
 
 
 def run_compiled(module: nn.Module, dtype: str, setup: Setup) -> Run:

@@ -37,8 +37,10 @@ class PlannedConv(Packed):
         is_part: whether it is a part of a sum, to which others are added in place.
         is_padded: whether the maps come with the border that the convolution would pad with.
 
-    Shapes: as the convolution's; on CPUs channels last, or a slice of maps that are. Maps may be of another type than
-    the weights; then it computes in that of the weights.
+    Attributes:
+        gives: the type of the result, None for that of the weights, in which it computes whatever maps come.
+
+    Shapes: as the convolution's; on CPUs channels last, or a slice of maps that are.
     """
 
     weight: Tensor
@@ -68,6 +70,7 @@ class PlannedConv(Packed):
         self.dilation: list[int] = [int(number) for number in like.dilation]
         self.groups: int = like.groups
         self.slope: float | None = slope
+        self.gives: torch.dtype | None = None
         # Twelve maps take oneDNN 1.4 times as long as sixteen do (AVX2, 3x3).
         self.spare: int = -len(weight) % LANES if like.groups == 1 and not is_part else 0
         self.is_plain_3x3: bool = self._geometry == ([1, 1], [1, 1], [1, 1], 1) and weight.shape[2:] == (3, 3)
@@ -80,10 +83,9 @@ class PlannedConv(Packed):
         return cls(conv.weight, conv.bias, conv, norm=norm, slope=slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == self.weight.dtype:
-            return self.packed(x, self.way)(x)
-        wide = x.to(self.weight.dtype)
-        return self.packed(wide, self.way)(wide).to(x.dtype)
+        x = x.to(self.weight.dtype)
+        y = self.packed(x, self.way)(x)
+        return y if self.gives is None else y.to(self.gives)
 
     def add_to(self, total: Tensor, x: Tensor) -> Tensor:
         """Adds the convolution of `x` to `total` in place, then applies the activation; returns `total`."""
@@ -235,8 +237,8 @@ class NarrowConv(Planned):
 
     def forward(self, x: Tensor) -> Tensor:
         spread = self.spread(x)
-        exact = spread.to(torch.promote_types(x.dtype, torch.float32)).flatten(2)  # else each addition is rounded
-        return F.fold(exact, x.shape[2:], self.size, padding=self.size // 2).to(x.dtype) + self.bias
+        exact = spread.to(torch.promote_types(spread.dtype, torch.float32)).flatten(2)  # else each sum is rounded
+        return F.fold(exact, x.shape[2:], self.size, padding=self.size // 2).to(spread.dtype) + self.bias
 
 
 def is_narrow(conv: nn.Conv2d) -> bool:

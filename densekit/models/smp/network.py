@@ -79,6 +79,7 @@ class EncoderDecoder(Network):
     Source: Iakubovskii, segmentation_models_pytorch; the decoders' papers are named there.
     """
 
+    output_name = "segmentation_head"
     scale = 1
     mean: Tensor
     std: Tensor
