@@ -180,7 +180,7 @@ def update_running(norm: nn.BatchNorm2d, stats: Tensor) -> None:
         norm.running_var.copy_(torch.addcmul(old, torch.full_like(unbiased, share), unbiased))
 
 
-STATISTICS = 4
+STATISTICS = 4  # of a map: the rows of what `measure` writes
 
 
 def measure(x: Tensor, eps: float, stats: Tensor, group: Group | None) -> None:
