@@ -15,7 +15,7 @@ from densekit import create_encoder, create_model
 from densekit.blocks import BasicLayer, BottleneckLayer, ConvLayer, DenseBlock, ResidualDenseBlock, optimize, set_memory
 from densekit.blocks.inference import convs, cpu, split
 from densekit.blocks.inference.buffered import BufferedBlock, KernelLayer
-from densekit.blocks.inference.split import SplitBlock
+from densekit.blocks.inference.split import SplitBlock, SplitConv
 from densekit.blocks.layers import leaky_relu
 from densekit.errors import CheckpointError, ConfigError
 
@@ -388,6 +388,30 @@ def test_with_avx512_a_1x1_convolution_is_onednns_product_but_where_it_is_light(
     assert operators.names == [expected]
     torch.testing.assert_close(found, net(x), rtol=1e-5, atol=1e-5)
     assert found.stride(1) == 1, "channels last"
+
+
+@pytest.mark.skipif(torch.bfloat16 not in cpu.onednn_types(), reason="torch without oneDNN for bfloat16")
+@pytest.mark.parametrize(
+    ("dtype", "count", "side", "calls"),
+    [
+        (torch.float32, 6, 72, 1),  # 1.9 MiB
+        (torch.float32, 6, 80, 6),  # 2.3 MiB
+        (torch.bfloat16, 6, 72, 1),
+        (torch.bfloat16, 6, 144, 1),  # 3.8 MiB
+        (torch.bfloat16, 5, 144, 5),
+        (torch.bfloat16, 5, 104, 1),  # 1.7 MiB
+    ],
+)
+def test_small_maps_and_in_bfloat16_many_are_put_together(dtype, count, side, calls):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16 * count, 16, 3, padding=1)
+    part = SplitConv(conv, [16] * count, slope=0.0).to(dtype)
+    maps = [torch.randn(1, 16, side, side).to(dtype) for _ in range(count)]
+    with Operators() as operators:
+        found = part.add_up(maps)
+    assert len(operators.names) == calls
+    expected = conv(torch.cat(maps, dim=1).float()).relu()
+    assert relative(found.float(), expected) <= (1e-5 if dtype == torch.float32 else 0.02)
 
 
 @pytest.mark.skipif(not cpu.onednn_types(), reason="torch without oneDNN")

@@ -18,6 +18,9 @@ from densekit.blocks.inference.winograd import Kernels, WinogradChain, gain_of, 
 from densekit.blocks.layers import ConvLayer
 from densekit.blocks.residual import ResidualDenseBlock
 
+# Parts; in bfloat16 a sum is rounded with each. Of an RDN's blocks of eight layers one convolution of more is off by
+# 0.020 of the result's deviation, not 0.031, in the same time; of blocks of four it would take 1.06 times as long.
+MANY = 5
 TOGETHER = 2 << 20  # bytes; so few that maps put together stay in the caches take less time as one convolution
 
 
@@ -43,7 +46,8 @@ class SplitConv(PlannedConv):
 
         Shapes: parts (B, C of each, H, W), total and result as the convolution's.
         """
-        if sum(x.numel() * x.element_size() for x in inputs) <= TOGETHER:
+        is_coarse = inputs[0].dtype == torch.bfloat16 and len(inputs) > MANY
+        if is_coarse or sum(x.nbytes for x in inputs) <= TOGETHER:
             x = torch.cat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0]
             return self(x) if total is None else self.add_to(total, x)
         for part, x in zip(self.common("parts", self._parts), inputs, strict=True):
