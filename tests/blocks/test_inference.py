@@ -327,6 +327,18 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def check_operator(conv, size, act, expected):
+    """A convolution with norm and activation runs as one call of that operator, and gives the same."""
+    net = shaken(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), act()))
+    x = torch.randn(size)
+    ready = optimize(net)
+    with Operators() as operators:
+        found = ready(x)
+    assert operators.names == [expected]
+    torch.testing.assert_close(found, net(x), rtol=1e-5, atol=1e-5)
+    assert found.stride(1) == 1, "channels last"
+
+
 @pytest.mark.skipif(not cpu.onednn_types(), reason="torch without oneDNN")
 @pytest.mark.parametrize(
     ("conv", "size", "expected"),
@@ -350,14 +362,7 @@ class Operators(TorchDispatchMode):
 @pytest.mark.parametrize("act", [nn.Identity, nn.ReLU])
 def test_of_few_pixels_a_convolution_is_a_product_or_torchs_own(monkeypatch, conv, size, expected, act):
     has_avx2(monkeypatch)
-    net = shaken(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), act()))
-    x = torch.randn(size)
-    ready = optimize(net)
-    with Operators() as operators:
-        found = ready(x)
-    assert operators.names == [expected]
-    torch.testing.assert_close(found, net(x), rtol=1e-5, atol=1e-5)
-    assert found.stride(1) == 1, "channels last"
+    check_operator(conv, size, act, expected)
 
 
 @pytest.mark.skipif(not cpu.onednn_types(), reason="torch without oneDNN")
@@ -380,14 +385,7 @@ def test_with_avx512_a_1x1_convolution_is_onednns_product_but_where_it_is_light(
     monkeypatch.setattr(convs, "has_fast_products", lambda: has_products)
     monkeypatch.setattr(convs, "HAS_AVX512", True)
     monkeypatch.setattr(convs, "TINY", 16)
-    net = shaken(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), act()))
-    x = torch.randn(size)
-    ready = optimize(net)
-    with Operators() as operators:
-        found = ready(x)
-    assert operators.names == [expected]
-    torch.testing.assert_close(found, net(x), rtol=1e-5, atol=1e-5)
-    assert found.stride(1) == 1, "channels last"
+    check_operator(conv, size, act, expected)
 
 
 @pytest.mark.skipif(torch.bfloat16 not in cpu.onednn_types(), reason="torch without oneDNN for bfloat16")
