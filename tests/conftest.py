@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ TINY_SR = {
     "bicubic_skip": True,
 }
 TINY_SEG = {"num_init_features": 8, "growth_rate": 4, "num_pools": 2, "num_layers": 1, "drop_rate": 0.0}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For maps that are so small that threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _save(path: Path, card: Card) -> Path:

@@ -30,6 +30,8 @@ def share_statistics(stats: Tensor, eps: float, group: Group) -> None:
         stats: mean, 1 / sqrt(variance + eps), unbiased variance and number of values of each map, (4, c), in place.
         eps: of the norm.
         group: the processes.
+
+    Source: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (1979).
     """
     mean, _, unbiased, number = stats
     squares = torch.where(number > 1, unbiased * (number - 1), 0.0)  # of the distances from the mean

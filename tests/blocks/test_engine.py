@@ -13,6 +13,7 @@ from densekit.blocks import MEMORY_POLICIES, BasicLayer, BottleneckLayer, ConvLa
 from densekit.blocks.layers import leaky_relu
 
 POLICIES = sorted(set(MEMORY_POLICIES) - {"speed", "min"})  # "min" is "lean" inside a block
+pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS = {
     "bottleneck": lambda c: BottleneckLayer(c, 8),
     "bottleneck with dropout": lambda c: BottleneckLayer(c, 8, drop_rate=0.2),
@@ -22,15 +23,6 @@ LAYERS = {
     "conv": lambda c: ConvLayer(c, 8),
     "leaky conv": lambda c: ConvLayer(c, 8, leaky_relu),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """These maps are so small that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def shaken(net):

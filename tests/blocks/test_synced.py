@@ -19,7 +19,7 @@ from densekit.errors import ConfigError
 from densekit.models import create_model
 from tests.processes import together
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 LAYERS = {
     "bottleneck": lambda c: BottleneckLayer(c, 8),
     "basic": lambda c: BasicLayer(c, 8, bias=True),
@@ -28,14 +28,6 @@ NETWORKS = {
     "densenet": {"num_classes": 5, "growth_rate": 4, "block_config": (2, 3), "num_init_features": 8},
     "fc_densenet": {"num_classes": 3, "num_init_features": 8, "growth_rate": 4, "num_pools": 2, "num_layers": 2},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def shaken(net):
@@ -136,7 +128,7 @@ def test_others_are_asked_once_for_each_map(tmp_path):
 
 
 @pytest.mark.parametrize("memory", ["balanced", "lean"])
-def test_frozen_norms_and_a_process_alone_ask_no_other(tmp_path, memory, monkeypatch):
+def test_frozen_norms_and_a_process_alone_ask_no_other(tmp_path, memory):
     net = shaken(DenseBlock(12, 4, 8, LAYERS["bottleneck"]))
     x, weights = torch.randn(2, 12, 5, 5, dtype=torch.float64), torch.randn(2, 44, 5, 5, dtype=torch.float64)
     frozen = copy.deepcopy(net)

@@ -21,15 +21,7 @@ SMALL = {
     "srdensenet": {"num_blocks": 2, "num_layers": 3, "growth_rate": 4, "scale": 2, "bottleneck_features": 16},
 }
 POLICIES = [*sorted(set(MEMORY_POLICIES) - {"speed"}), "budget"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """These maps are so small that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def twins(name, policy, dtype, **arguments):

@@ -1,6 +1,7 @@
 """Dense blocks for prediction whose layers end with the activation, as in RDN, RRDBNet and SRDenseNet.
 
-Large maps are not put together: a convolution of many maps is the sum of the convolutions of the parts they came in.
+Large maps are not put together: a convolution of many maps is the sum of the convolutions of the parts they came in,
+but for sums of many parts in bfloat16.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TOGETHER = 2 << 20  # bytes; so few that maps put together stay in the caches ta
 
 
 class SplitConv(PlannedConv):
-    """A convolution of maps that may come in parts, as the sum of its parts.
+    """A convolution of maps that may come in parts, as the sum of its parts or, where that is better, of them together.
 
     Args:
         conv: of all maps.
@@ -68,7 +69,7 @@ class SplitConv(PlannedConv):
 
 
 class SplitBlock(Packed):
-    """A dense block of convolutions followed by a ReLU, between whose layers large maps are never put together.
+    """A dense block of convolutions followed by a ReLU, each a `SplitConv` or all of them a chain.
 
     Shapes: as the block's.
     """
@@ -126,7 +127,7 @@ class SplitBlock(Packed):
 
 
 class SplitResidual(SplitBlock):
-    """A residual dense block whose large maps are never put together; the fusion adds to the input.
+    """A residual dense block of such layers; the fusion, a `SplitConv` as well, adds to the input.
 
     Shapes: as the block's.
     """
